@@ -1,0 +1,277 @@
+"""The table of entries, its byte budget and its counters, behind one semaphore.
+
+Everything here is quick and runs in the thread of the gevent hub: decide under the semaphore, act after it. Pool
+threads never come here. The order of eviction is somebody else's idea (`lrucache.policies`); recency for LIST is
+kept here, because every policy has its own.
+"""
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from gevent.lock import Semaphore
+
+from lrucache.policies import Policy
+
+CHUNK_BYTES = 256 * 1024
+"""The most one chunk holds; every chunk of an entry but the last is exactly this long."""
+
+MAX_ENTRIES = 65_536
+"""Bound on entries, since an empty payload costs an entry and no bytes (memcached bounds items the same way)."""
+
+
+class Outcome(Enum):
+    """Where an answer's payload came from. Exactly one is counted for each answer."""
+
+    HIT = "hit"
+    MISS = "miss"
+    COALESCED = "coalesced"
+    BYPASS = "bypass"
+
+
+class Refusal(Enum):
+    """Why the cache did not take a newcomer."""
+
+    TOO_LARGE = "too-large"
+    NO_ROOM = "no-room"
+    NOT_WORTH_IT = "not-worth-it"
+
+
+class Entry:
+    """One named payload. Owned by the cache; holders read it and never change it.
+
+    `chunks` grows while the entry fills and is emptied in place the moment the entry is evicted, released or
+    discarded, so a holder sees an empty list and no memory outlives the budget. `meta` is the owner's own: the
+    cache does not look at it.
+    """
+
+    __slots__ = ("chunks", "created_s", "held", "hits", "meta", "name", "readers", "size", "used_s")
+
+    def __init__(self, name: str, size: int, meta: Any, now_s: float) -> None:
+        self.name = name
+        self.size = size
+        self.meta = meta
+        self.chunks: list[bytes] = []
+        self.held = 0
+        self.hits = 0
+        self.readers = 0
+        self.created_s = self.used_s = now_s
+
+    def window(self, offset: int, limit: int) -> list[bytes | memoryview]:
+        """At most `limit` bytes from `offset` on, without a copy; empty when they are not here (yet, or any more).
+
+        The buffers keep their chunks alive: drop them before anything that switches greenlets.
+        """
+        index, skip = divmod(offset, CHUNK_BYTES)
+        buffers: list[bytes | memoryview] = []
+        while limit > 0 and index < len(self.chunks):
+            chunk: bytes | memoryview = self.chunks[index]
+            if skip or len(chunk) > limit:
+                chunk = memoryview(chunk)[skip : skip + limit]
+            buffers.append(chunk)
+            limit -= len(chunk)
+            index, skip = index + 1, 0
+        return buffers
+
+
+@dataclass(frozen=True, slots=True)
+class CacheStats:
+    """The cache at one instant. Sizes are bytes."""
+
+    capacity: int
+    cached: int
+    filling: int
+    peak: int
+    violations: int
+    entries: int
+    hits: int
+    misses: int
+    coalesced: int
+    bypasses: int
+    evictions: int
+
+
+class Cache:
+    """Payloads by name, never more than `capacity` bytes of them, cached and filling together.
+
+    A newcomer is reserved (its whole size is taken and victims go), appended chunk by chunk, and then committed,
+    or released. Fills in flight may hold at most half the capacity, unless there is only one: a file as large as
+    the cache can be stored, and yet no crowd of newcomers empties it.
+
+    Use it from the thread of one hub. No method switches greenlets once it has the semaphore, so nobody waits
+    long for it; a method waits only if a caller yields inside the section, which none here does.
+    """
+
+    def __init__(
+        self,
+        capacity: int,
+        policy: Policy,
+        *,
+        max_entries: int = MAX_ENTRIES,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        if capacity < 0 or max_entries < 1:
+            raise ValueError("capacity must be >= 0 bytes and max_entries >= 1")
+        self.capacity = capacity
+        self.max_entries = max_entries
+        self._policy = policy
+        self._clock = clock
+        self._section = Semaphore(1)
+        self._table: OrderedDict[str, Entry] = OrderedDict()
+        self._in_flight: dict[str, Entry] = {}
+        self._cached = self._filling = self._peak = 0
+        self._violations = self._evictions = 0
+        self._counts = dict.fromkeys(Outcome, 0)
+
+    def find(self, name: str) -> Entry | None:
+        """The stored entry, without counting a use; None while it is only being filled."""
+        with self._section:
+            return self._table.get(name)
+
+    def hit(self, entry: Entry) -> bool:
+        """Count a use of `entry`; False if it has left the cache since it was found."""
+        with self._section:
+            if self._table.get(entry.name) is not entry:
+                return False
+            self._table.move_to_end(entry.name)
+            self._policy.hit(entry.name)
+            entry.hits += 1
+            entry.used_s = self._clock()
+            self._counts[Outcome.HIT] += 1
+            return True
+
+    def count(self, outcome: Outcome) -> None:
+        """Count an answer that was not a hit (`hit` counts itself)."""
+        with self._section:
+            self._counts[outcome] += 1
+
+    def reserve(self, name: str, size: int, meta: Any) -> Entry | Refusal:
+        """Take `size` bytes for `name`, evicting until they fit; an older entry of that name is dropped.
+
+        The caller owns the returned entry and must end it with `commit` or `release`. Raises ValueError when
+        the name is being filled already.
+        """
+        with self._section:
+            if name in self._in_flight:
+                raise ValueError(f"{name!r} is being filled already")
+            refusal = self._refusal(name, size)
+            if refusal is not None:
+                return refusal
+            if name in self._table:
+                self._drop(self._table[name])
+            self._make_room(size)
+            self._policy.added(name, size)
+            entry = self._in_flight[name] = Entry(name, size, meta, self._clock())
+            self._filling += size
+            self._check_budget()
+            return entry
+
+    def append(self, entry: Entry, chunk: bytes) -> None:
+        """Add the next chunk of an entry in flight. Raises ValueError on more than was reserved."""
+        with self._section:
+            full = entry.held + len(chunk) == entry.size or len(chunk) == CHUNK_BYTES
+            if self._in_flight.get(entry.name) is not entry or entry.held + len(chunk) > entry.size or not full:
+                self._violations += 1
+                raise ValueError(f"{entry.name!r}: this chunk was not reserved")
+            entry.held += len(chunk)
+            if chunk:
+                entry.chunks.append(chunk)
+
+    def commit(self, entry: Entry) -> None:
+        """Make a completely filled entry the one that `find` returns. Raises ValueError if it is not complete."""
+        with self._section:
+            if self._in_flight.get(entry.name) is not entry or entry.held != entry.size:
+                self._violations += 1
+                raise ValueError(f"{entry.name!r} is not complete")
+            del self._in_flight[entry.name]
+            self._table[entry.name] = entry
+            self._filling -= entry.size
+            self._cached += entry.size
+            self._check_budget()
+
+    def release(self, entry: Entry) -> None:
+        """Give up an entry in flight and its bytes. Does nothing if it was committed or released before."""
+        with self._section:
+            if self._in_flight.get(entry.name) is entry:
+                del self._in_flight[entry.name]
+                self._filling -= entry.size
+                self._policy.removed(entry.name)
+                entry.chunks.clear()
+
+    def discard(self, entry: Entry) -> bool:
+        """Drop a stored entry that is no longer true; False if it had left before. Not counted as an eviction."""
+        with self._section:
+            if self._table.get(entry.name) is not entry:
+                return False
+            self._drop(entry)
+            return True
+
+    def snapshot(self) -> tuple[CacheStats, list[Entry]]:
+        """Counters and entries, most recently used first, of one instant. Entries may lose their chunks later."""
+        with self._section:
+            return self._stats(), list(reversed(self._table.values()))
+
+    def stats(self) -> CacheStats:
+        """The counters alone."""
+        with self._section:
+            return self._stats()
+
+    # Below here the semaphore is held.
+
+    def _refusal(self, name: str, size: int) -> Refusal | None:
+        if size > self.capacity:
+            return Refusal.TOO_LARGE
+        crowded = self._filling + size > self.capacity // 2 or len(self._in_flight) >= self.max_entries // 2
+        if self._in_flight and crowded:
+            return Refusal.NO_ROOM
+        return None if self._policy.admit(name, size) else Refusal.NOT_WORTH_IT
+
+    def _fits(self, size: int) -> bool:
+        entries = len(self._table) + len(self._in_flight)
+        return self._cached + self._filling + size <= self.capacity and entries < self.max_entries
+
+    def _make_room(self, size: int) -> None:
+        """Evict in the policy's order. A name in flight is never a victim: it is set aside and counts as new."""
+        aside: list[Entry] = []
+        while not self._fits(size):
+            victim = self._policy.victim(size)
+            if victim in self._in_flight:
+                self._policy.removed(victim)
+                aside.append(self._in_flight[victim])
+            else:
+                self._drop(self._table[victim])
+                self._evictions += 1
+        for entry in aside:
+            self._policy.added(entry.name, entry.size)
+
+    def _drop(self, entry: Entry) -> None:
+        del self._table[entry.name]
+        self._policy.removed(entry.name)
+        self._cached -= entry.size
+        entry.chunks.clear()
+
+    def _check_budget(self) -> None:
+        self._peak = max(self._peak, self._cached + self._filling)
+        if (
+            self._cached + self._filling > self.capacity
+            or len(self._table) + len(self._in_flight) > self.max_entries
+        ):
+            self._violations += 1
+
+    def _stats(self) -> CacheStats:
+        return CacheStats(
+            capacity=self.capacity,
+            cached=self._cached,
+            filling=self._filling,
+            peak=self._peak,
+            violations=self._violations,
+            entries=len(self._table),
+            hits=self._counts[Outcome.HIT],
+            misses=self._counts[Outcome.MISS],
+            coalesced=self._counts[Outcome.COALESCED],
+            bypasses=self._counts[Outcome.BYPASS],
+            evictions=self._evictions,
+        )

@@ -1,0 +1,43 @@
+"""The order of eviction: one small class each, without lock, gevent or clock.
+
+A policy knows names and sizes and nothing else. The cache tells it what happened and asks it who goes next; it
+never evicts by itself. A further policy is one new file here and one line in `POLICIES`.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+from lrucache.policies.lru import Lru
+from lrucache.policies.relocate import Relocate
+
+
+class Policy(Protocol):
+    """What the cache asks of an order of eviction. Every call is amortised O(log n) in the names held.
+
+    Names are unique; sizes are bytes >= 0 and never change while a name is held.
+    """
+
+    def admit(self, name: str, size: int) -> bool:
+        """Whether a newcomer is worth storing. Asked once for each miss, before any eviction."""
+
+    def victim(self, size: int) -> str:
+        """Name who goes next to make room for a newcomer of `size` bytes; asked until it fits.
+
+        Changes nothing: the name is gone only after `removed`. Raises LookupError when nothing is held.
+        """
+
+    def added(self, name: str, size: int) -> None:
+        """A newcomer has its room reserved."""
+
+    def hit(self, name: str) -> None:
+        """A held name was asked for again. On the path of every request: no more than a few dict operations."""
+
+    def removed(self, name: str) -> None:
+        """A held name was evicted, invalidated, or failed to fill."""
+
+    def order(self) -> Iterator[tuple[str, int]]:
+        """Every held (name, size), least worth keeping first, so that another policy can be built from it."""
+
+
+POLICIES: dict[str, Callable[[int], Policy]] = {"relocate": Relocate, "lru": Lru}
+"""By `--policy` name; each is made with the capacity in bytes, which some orders need."""
