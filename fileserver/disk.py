@@ -1,0 +1,123 @@
+"""Where disk work runs: inline when the kernel has the answer in memory, in a native thread when it would wait.
+
+The rule of the whole program is that the loop never waits for a disk. A page-cached read costs some microseconds
+inline and a thread hand-over costs much more, so inline is tried first; what would block goes to the pool, 32
+threads by default as nginx has. Looks (is this file still that version?) have two threads of their own, so that a
+hit never queues behind slow reads.
+
+Pool tasks touch no cache, no lock and no log: plain values in, `(value, error)` out, raised again in the greenlet,
+since an exception that leaves a pool task prints its traceback even when somebody catches it.
+"""
+
+import os
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+from gevent.threadpool import ThreadPool
+
+from fileserver.root import Folder, Identity, Opened, Root
+from lrucache import CHUNK_BYTES
+
+Value = TypeVar("Value")
+
+LOOK_THREADS = 2
+
+
+class Disk:
+    """The root, asked without ever blocking the loop. What is not called `cached` may switch greenlets.
+
+    `inline=False` sends everything to the pool (`--io pool`). Raises what Root raises. `close` ends the threads.
+    """
+
+    def __init__(self, root: Root, *, threads: int = 32, inline: bool = True) -> None:
+        self._root = root
+        self._inline = inline
+        self._readers = ThreadPool(threads)
+        self._lookers = ThreadPool(LOOK_THREADS)
+        self.reads_inline = 0
+        self.reads_pool = 0
+
+    def open(self, name: str, first_max: int = 0) -> Opened:
+        """Open `name`, with its first chunk if it has at most `first_max` bytes. End it with `release`."""
+        return self.finish_open(name, self.open_cached(name, first_max), first_max)
+
+    def open_cached(self, name: str, first_max: int = 0) -> Opened | None:
+        """The same without waiting; None when the open would wait. `first` is None when only the read would."""
+        if not (self._inline and self._root.knows_cached):
+            return None
+        try:
+            opened = self._root.open(name, first_max, cached=True)
+        except BlockingIOError:
+            return None
+        self.reads_inline += opened.first is not None
+        return opened
+
+    def finish_open(self, name: str, opened: Opened | None, first_max: int) -> Opened:
+        """Whatever `open_cached` could not do without waiting."""
+        if opened is None:
+            opened = _in(self._readers, self._root.open, name, first_max)
+            self.reads_pool += opened.first is not None
+        elif opened.first is None and opened.identity.size <= first_max:
+            try:
+                first = self.read(opened.descriptor, opened.identity, 0, CHUNK_BYTES)
+            except BaseException:
+                self.release(opened.descriptor)
+                raise
+            opened = opened._replace(first=first)
+        return opened
+
+    def read(self, descriptor: int, identity: Identity, offset: int, length: int) -> bytes:
+        """At most one chunk from `offset` on. The descriptor must stay open until this returns."""
+        if self._inline:
+            try:
+                content = self._root.read(descriptor, identity, offset, length, cached=True)
+                self.reads_inline += 1
+                return content
+            except BlockingIOError:
+                pass
+        content = _in(self._readers, self._root.read, descriptor, identity, offset, length)
+        self.reads_pool += 1
+        return content
+
+    def look_cached(self, name: str) -> Identity | None:
+        """The identity of `name` now, or None when the kernel would have to ask the disk."""
+        if not (self._inline and self._root.knows_cached):
+            return None
+        try:
+            return self._root.stat(name, cached=True)
+        except BlockingIOError:
+            return None
+
+    def look(self, name: str) -> Identity:
+        """The identity of `name` now, from a thread that only looks."""
+        return _in(self._lookers, self._root.stat, name)
+
+    def list(self, folder: str) -> Folder:
+        """The folder's entries."""
+        return _in(self._readers, self._root.list, folder)
+
+    def release(self, descriptor: int) -> None:
+        """Close a descriptor without waiting; where closing asks a server (FUSE, NFS) a thread does it."""
+        if self._inline and self._root.knows_cached:
+            os.close(descriptor)
+        else:
+            self._readers.spawn(os.close, descriptor)
+
+    def close(self) -> None:
+        """End the threads, waiting for what they are doing."""
+        for pool in (self._readers, self._lookers):
+            pool.kill()
+
+
+def _in(pool: ThreadPool, work: Callable[..., Value], *arguments: object) -> Value:
+    value, error = cast(tuple[Any, Exception | None], pool.spawn(_attempt, work, arguments).get())
+    if error is not None:
+        raise error
+    return cast(Value, value)
+
+
+def _attempt(work: Callable[..., object], arguments: tuple[object, ...]) -> tuple[Any, Exception | None]:
+    try:
+        return work(*arguments), None
+    except Exception as error:
+        return None, error

@@ -1,0 +1,196 @@
+"""One streaming read for each name at a time, shared by everyone who wants it.
+
+A fill is a greenlet of its own: no client leads it, so no client can slow it down or take it away. It opens the
+file, reads the first chunk, and only then asks the cache for room, so a failing disk evicts nothing. Then chunk
+after chunk becomes visible to whoever is waiting. However it ends, it leaves the table and tells everyone.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import gevent
+from gevent.event import Event
+
+from fileserver.disk import Disk
+from fileserver.representation import Representation
+from fileserver.root import FileError, Identity, Opened
+from fileserver.versions import Version, Versions
+from lrucache import CHUNK_BYTES, Cache, Entry, Refusal
+
+YOUNG_NS = 2_000_000_000
+"""A file stamped less than this ago may change again within one tick of its stamp (FAT counts in 2 s)."""
+
+
+@dataclass(slots=True)
+class Stored:
+    """What the store keeps with an entry: its representation, and how long it may be believed."""
+
+    representation: Representation
+    looked_s: float
+    """When a look, or the open, last showed that the name is this version."""
+    young: bool = False
+    """The stamps were too fresh at the end of the fill to prove anything: look no more, read again."""
+    looking: bool = False
+    """A look ahead of the window's end is under way."""
+
+
+class Fill:
+    """One read of one file. `wait_open` first; then either `refusal` says why it is not stored, or `entry` fills.
+
+    `version` is a use of the open file that is the caller's to release, only after a refusal.
+    """
+
+    __slots__ = (
+        "_moved",
+        "_waiting",
+        "ended",
+        "entry",
+        "error",
+        "looked_s",
+        "refusal",
+        "representation",
+        "version",
+    )
+
+    def __init__(self, looked_s: float) -> None:
+        self.looked_s = looked_s
+        self.representation: Representation | None = None
+        self.entry: Entry | None = None
+        self.refusal: Refusal | None = None
+        self.version: Version | None = None
+        self.error: Exception | None = None
+        self.ended = False
+        self._waiting = 0
+        self._moved = Event()
+
+    def wait_open(self) -> Representation:
+        """Wait until the file is open and its fate is known. Switches greenlets; raises the fill's own error."""
+        self._waiting += 1
+        while self.representation is None and not self.ended:
+            self._moved.wait()
+        self._waiting -= 1
+        if self.representation is None:
+            raise self.error or FileError("the fill ended early")
+        return self.representation
+
+    def wait_beyond(self, offset: int) -> None:
+        """Wait until the byte at `offset` is there, or the fill has ended. Raises the fill's own error."""
+        while not self.ended and self.entry is not None and self.entry.held <= offset:
+            self._moved.wait()
+        if self.error is not None:
+            raise self.error
+
+    def move(self) -> None:
+        """Wake everyone who waits: there is something new to see."""
+        moved, self._moved = self._moved, Event()
+        moved.set()
+
+    def refuse(self, refusal: Refusal, version: Version | None) -> None:
+        """Nothing is stored: every waiting client gets a use of the open version instead."""
+        self.refusal = refusal
+        if version is not None and self._waiting:
+            self.version = version
+            version.uses += self._waiting
+
+
+class Fills:
+    """The fills in flight, by name. Used from the hub's thread only."""
+
+    def __init__(
+        self,
+        disk: Disk,
+        versions: Versions,
+        cache: Cache,
+        *,
+        revalidate_s: float,
+        cache_control: str,
+        clock: Callable[[], float] = time.monotonic,
+        clock_ns: Callable[[], int] = time.time_ns,
+    ) -> None:
+        self._disk = disk
+        self._versions = versions
+        self._cache = cache
+        self._revalidate_s = revalidate_s
+        self._cache_control = cache_control
+        self._clock = clock
+        self._clock_ns = clock_ns
+        self._in_flight: dict[str, Fill] = {}
+
+    def __len__(self) -> int:
+        return len(self._in_flight)
+
+    def running(self, name: str) -> Fill | None:
+        """The fill in flight for `name`."""
+        return self._in_flight.get(name)
+
+    def start(self, name: str) -> Fill:
+        """Begin to read `name`; nobody may be filling it already. Raises FileError if that is known at once.
+
+        Never waits. What the kernel has in memory and fits one chunk is read here and now, and the fill has ended
+        when it is returned; everything else goes on in a greenlet.
+        """
+        fill = Fill(self._clock())
+        opened = self._disk.open_cached(name, self._cache.capacity)
+        if opened is not None and opened.descriptor < 0:
+            self._store_first(fill, name, opened)
+            fill.ended = True
+            return fill
+        self._in_flight[name] = fill
+        gevent.spawn(self._run, fill, name, opened)
+        return fill
+
+    def _run(self, fill: Fill, name: str, opened: Opened | None) -> None:
+        try:
+            self._stream(fill, name, opened)
+        except FileError as error:
+            fill.error = error
+        except BaseException as error:
+            fill.error = FileError(repr(error))
+            raise
+        finally:
+            if fill.entry is not None:
+                self._cache.release(fill.entry)
+            fill.ended = True
+            del self._in_flight[name]
+            fill.move()
+
+    def _stream(self, fill: Fill, name: str, opened: Opened | None) -> None:
+        opened = self._disk.finish_open(name, opened, self._cache.capacity)
+        version = None
+        if opened.descriptor >= 0:
+            version = self._versions.adopt(name, opened.identity, opened.descriptor)
+        try:
+            self._store_first(fill, name, opened, version)
+            entry = fill.entry
+            while entry is not None and version is not None and entry.held < entry.size:
+                fill.move()
+                self._cache.append(entry, version.read(entry.held, CHUNK_BYTES))
+                if entry.held == entry.size:
+                    self._finish(entry)
+        finally:
+            if version is not None:
+                version.release()
+
+    def _store_first(self, fill: Fill, name: str, opened: Opened, version: Version | None = None) -> None:
+        """With the first chunk in hand, ask the cache for room. A file that is complete with it is stored."""
+        representation = Representation(name, opened.identity, self._cache_control)
+        reserved = self._cache.reserve(name, opened.identity.size, Stored(representation, fill.looked_s))
+        fill.representation = representation
+        if isinstance(reserved, Refusal):
+            fill.refuse(reserved, version)
+            return
+        assert opened.first is not None, "only a file that is too large comes without its first chunk"
+        fill.entry = reserved
+        self._cache.append(reserved, opened.first)
+        if reserved.held == reserved.size:
+            self._finish(reserved)
+
+    def _finish(self, entry: Entry) -> None:
+        """Store what is complete; but not for a moment what nobody may believe that long."""
+        identity: Identity = entry.meta.representation.identity
+        entry.meta.young = self._clock_ns() - max(identity.mtime_ns, identity.ctime_ns) < YOUNG_NS
+        if entry.meta.young and self._revalidate_s == 0:
+            self._cache.release(entry)
+        else:
+            self._cache.commit(entry)

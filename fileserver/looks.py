@@ -1,0 +1,80 @@
+"""Is the name still the same version? One look at a time for each name, shared by everyone who asks.
+
+A look is a stat beneath the root: inline when the kernel has the answer, else in a thread of its own. Looking is
+apart from reading so that a hit, which only wants to know whether it is true, never queues behind slow reads.
+"""
+
+import time
+from collections.abc import Callable
+
+import gevent
+from gevent.event import Event
+
+from fileserver.disk import Disk
+from fileserver.root import FileError, Forbidden, Identity, IsFolder, NotFound
+
+
+class Look:
+    """One look: begun at `began_s`, and when `done` is set either an `identity` or an `error`."""
+
+    __slots__ = ("began_s", "done", "error", "identity")
+
+    def __init__(self, began_s: float) -> None:
+        self.began_s = began_s
+        self.done = Event()
+        self.identity: Identity | None = None
+        self.error: FileError | None = None
+
+    @property
+    def says_nothing(self) -> bool:
+        """Whether the disk failed: that shows neither that the name is the same nor that it is gone."""
+        return self.error is not None and not isinstance(self.error, (NotFound, Forbidden, IsFolder))
+
+    def seen(self) -> Identity:
+        """The identity of a finished look. Raises its error."""
+        if self.identity is None:
+            raise self.error or FileError("the look ended early")
+        return self.identity
+
+
+class Looks:
+    """Looks under way, by name."""
+
+    def __init__(self, disk: Disk, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._disk = disk
+        self._clock = clock
+        self._under_way: dict[str, Look] = {}
+
+    def look(self, name: str, not_before_s: float) -> Look:
+        """A finished look that began at `not_before_s` or later. Switches greenlets unless the kernel knows."""
+        while True:
+            look = self.begin(name)
+            look.done.wait()
+            if look.began_s >= not_before_s:
+                return look
+
+    def begin(self, name: str) -> Look:
+        """The look under way, or a new one, which may be done already. Never waits."""
+        look = self._under_way.get(name)
+        if look is not None:
+            return look
+        look = Look(self._clock())
+        try:
+            look.identity = self._disk.look_cached(name)
+        except FileError as error:
+            look.error = error
+        if look.identity is not None or look.error is not None:
+            look.done.set()
+        else:
+            self._under_way[name] = look
+            gevent.spawn(self._wait_for_disk, name, look)
+        return look
+
+    def _wait_for_disk(self, name: str, look: Look) -> None:
+        try:
+            look.identity = self._disk.look(name)
+        except FileError as error:
+            look.error = error
+        finally:
+            del self._under_way[name]
+            look.done.set()

@@ -1,0 +1,39 @@
+"""What the operating system says of this process. Unknown answers are None, never a guess."""
+
+import os
+import sys
+from contextlib import suppress
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
+
+_ASSUMED_LIMIT = 8192  # Windows has no such limit to ask for; its C runtime opens up to 8,192
+
+
+def rss_bytes() -> int | None:
+    """Resident memory of this process, where /proc says so."""
+    with suppress(OSError, ValueError), open("/proc/self/statm", "rb") as statm:
+        return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return None
+
+
+def open_descriptors() -> int | None:
+    """Descriptors this process has open, where the system lists them."""
+    for listing in ("/proc/self/fd", "/dev/fd"):
+        with suppress(OSError):
+            return len(os.listdir(listing)) - 1  # the listing's own descriptor
+    return None
+
+
+def raise_descriptor_limit() -> int:
+    """Lift the soft limit to the hard one, as far as the system lets us; the limit now in force."""
+    if resource is None or sys.platform == "win32":
+        return _ASSUMED_LIMIT
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = min(hard, 1 << 20) if hard != resource.RLIM_INFINITY else 1 << 20
+    if soft < wanted:
+        with suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]

@@ -1,0 +1,270 @@
+"""The only disk code: open beneath the served directory, fstat, read, list.
+
+Every method is plain and blocking and takes and returns plain values, so that it can run in a native pool thread
+as well as inline; `fileserver.disk` chooses. With `cached=True` a method never waits for a disk and raises
+BlockingIOError instead. Nothing outside the directory can be reached: on Linux the kernel sees to it (openat2),
+elsewhere the resolved path is compared before the open, which leaves a race to whoever may write in the directory.
+"""
+
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import NamedTuple
+
+from fileserver import names, openat2, positioned
+from lrucache import CHUNK_BYTES
+
+LISTING_MAX = 10_000
+"""Entries read of one folder; a listing says when there are more. nginx has no bound, a page of 10,000 is 1 MB."""
+
+_OPEN_FLAGS = os.O_RDONLY
+for _flag in ("O_NONBLOCK", "O_CLOEXEC", "O_NOCTTY", "O_BINARY", "O_NOINHERIT"):
+    _OPEN_FLAGS |= getattr(os, _flag, 0)
+
+
+class FileError(Exception):
+    """Why the disk cannot give what was asked for. The text is for the log, never for a client."""
+
+
+class NotFound(FileError):
+    """No such regular file or folder beneath the root."""
+
+
+class Forbidden(FileError):
+    """It is there, and this process may not read it."""
+
+
+class IsFolder(FileError):
+    """The name is a folder where a file was wanted."""
+
+
+class Exhausted(FileError):
+    """Out of descriptors or memory; it will pass."""
+
+
+class DiskFailure(FileError):
+    """The disk said no (EIO, ESTALE and the like)."""
+
+
+class Changed(FileError):
+    """The file is not, or no longer, the version that was opened."""
+
+
+class Identity(NamedTuple):
+    """A version of a file: what fstat said of the descriptor that was read."""
+
+    device: int
+    inode: int
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+
+    def same_bytes(self, later: "Identity") -> bool:
+        """Whether `later`, of the same descriptor, still means these bytes: a rename moves only ctime."""
+        return self.size == later.size and self.mtime_ns == later.mtime_ns
+
+
+class Opened(NamedTuple):
+    """A regular file, opened. The receiver closes `descriptor`, which is -1 when `first` is the whole file.
+
+    `first` is the first chunk, or None when it was not read (too large to want it, or it would have blocked).
+    """
+
+    descriptor: int
+    identity: Identity
+    first: bytes | None
+
+
+class FolderEntry(NamedTuple):
+    """One line of a listing; `size` in bytes is 0 for folders, `mtime_s` is a Unix time."""
+
+    name: str
+    is_folder: bool
+    size: int
+    mtime_s: float
+
+
+class Folder(NamedTuple):
+    """A listing: folders first, each kind sorted by name; `truncated` when there are more than LISTING_MAX."""
+
+    entries: list[FolderEntry]
+    truncated: bool
+
+
+_MEANING: dict[int, type[FileError]] = {
+    errno.ENOENT: NotFound,
+    errno.ENOTDIR: NotFound,
+    errno.EXDEV: NotFound,
+    errno.ELOOP: NotFound,
+    errno.ENXIO: NotFound,
+    errno.ENODEV: NotFound,
+    errno.ENAMETOOLONG: NotFound,
+    errno.EINVAL: NotFound,
+    errno.EILSEQ: NotFound,
+    errno.EISDIR: IsFolder,
+    errno.EACCES: Forbidden,
+    errno.EPERM: Forbidden,
+    errno.EMFILE: Exhausted,
+    errno.ENFILE: Exhausted,
+    errno.ENOMEM: Exhausted,
+}
+
+
+@contextmanager
+def _meaning() -> Iterator[None]:
+    """Turn an OSError into the FileError that says what it means. EAGAIN passes: it is an answer, not a fault."""
+    try:
+        yield
+    except BlockingIOError:
+        raise
+    except OSError as error:
+        raise _MEANING.get(error.errno or 0, DiskFailure)(str(error)) from error
+
+
+class Root:
+    """The files beneath one directory. Owns one descriptor (where folders have any) until `close`.
+
+    Raises OSError when `directory` is not a readable folder. `portable=True` forces the way of systems that have
+    no openat2, for tests.
+    """
+
+    def __init__(self, directory: str, *, hidden: bool = False, portable: bool = False) -> None:
+        self.path = os.path.realpath(directory, strict=True)
+        self.hidden = hidden
+        os.scandir(self.path).close()
+        self._directory = os.open(self.path, _OPEN_FLAGS) if os.name == "posix" else -1
+        self._opener = None if portable else openat2.probe(self._directory, _OPEN_FLAGS)
+
+    @property
+    def kernel_enforced(self) -> bool:
+        """Whether the kernel keeps every open beneath the directory."""
+        return self._opener is not None
+
+    @property
+    def knows_cached(self) -> bool:
+        """Whether `cached=True` can succeed, and closing a descriptor asks nobody."""
+        return self._opener is not None and self._opener.knows_cached
+
+    def close(self) -> None:
+        """Give the descriptor back; nothing may be asked afterwards."""
+        if self._directory >= 0:
+            os.close(self._directory)
+            self._directory = -1
+
+    def open(self, name: str, first_max: int = 0, *, cached: bool = False) -> Opened:
+        """Open the regular file `name`; with its first chunk when the file has at most `first_max` bytes.
+
+        A file of one chunk is read and closed at once: one task for a pool thread, and no descriptor to look
+        after. With `cached`, raises BlockingIOError when the open itself would wait; `first` is None when only
+        the read would. Raises FileError.
+        """
+        with _meaning():
+            descriptor = self._open(name, cached)
+        try:
+            identity = self.identity(descriptor)
+            first = None
+            if identity.size <= first_max:
+                with suppress(BlockingIOError):
+                    first = self.read(descriptor, identity, 0, CHUNK_BYTES, cached=cached)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        if first is not None and len(first) == identity.size:
+            os.close(descriptor)
+            descriptor = -1
+        return Opened(descriptor, identity, first)
+
+    def stat(self, name: str, *, cached: bool = False) -> Identity:
+        """The identity of the regular file `name`. Raises FileError; BlockingIOError as `open` does."""
+        opened = self.open(name, -1, cached=cached)
+        os.close(opened.descriptor)
+        return opened.identity
+
+    def identity(self, descriptor: int) -> Identity:
+        """What fstat says of an open file. Raises NotFound when it is no regular file, IsFolder when a folder."""
+        with _meaning():
+            status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise IsFolder("a folder") if stat.S_ISDIR(status.st_mode) else NotFound("not a regular file")
+        return Identity(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+    def read(
+        self, descriptor: int, identity: Identity, offset: int, length: int, *, cached: bool = False
+    ) -> bytes:
+        """The bytes [offset, offset + length) of the version `identity`, fewer only at its end.
+
+        The file is looked at again *after* the read: Changed is raised instead of bytes that may be of another
+        version. With `cached`, raises BlockingIOError unless every byte is in the page cache.
+        """
+        with _meaning():
+            length = min(length, identity.size - offset)
+            content = (positioned.read_cached if cached else positioned.read)(descriptor, length, offset)
+            if len(content) < length or not identity.same_bytes(self.identity(descriptor)):
+                raise Changed("the file changed while it was read")
+            return content
+
+    def list(self, folder: str) -> Folder:
+        """The folder's own entries that can be asked for; `""` is the root. Raises FileError."""
+        with _meaning():
+            if os.scandir not in os.supports_fd:
+                with os.scandir(self._resolved(folder)) as entries:
+                    return self._listing(folder, entries)
+            descriptor = self._open(folder or ".", False)
+            try:
+                with os.scandir(descriptor) as entries:
+                    return self._listing(folder, entries)
+            finally:
+                os.close(descriptor)
+
+    def _listing(self, folder: str, entries: "Iterator[os.DirEntry[str]]") -> Folder:
+        found: list[FolderEntry] = []
+        truncated = False
+        for entry in entries:
+            if len(found) >= LISTING_MAX:
+                truncated = True
+                break
+            if _is_utf8(entry.name) and names.is_valid(entry.name, hidden=self.hidden):
+                line = self._line(folder, entry)
+                if line is not None:
+                    found.append(line)
+        found.sort(key=lambda line: (not line.is_folder, line.name))
+        return Folder(found, truncated)
+
+    def _line(self, folder: str, entry: "os.DirEntry[str]") -> FolderEntry | None:
+        """None for what cannot be asked for: a link that leads out, a pipe, a device, a name just deleted."""
+        try:
+            status = entry.stat(follow_symlinks=False)
+            if stat.S_ISLNK(status.st_mode):
+                descriptor = self._open(f"{folder}/{entry.name}" if folder else entry.name, False)
+                try:
+                    status = os.fstat(descriptor)
+                finally:
+                    os.close(descriptor)
+        except (OSError, FileError):
+            return None
+        if stat.S_ISDIR(status.st_mode):
+            return FolderEntry(entry.name, True, 0, status.st_mtime)
+        if stat.S_ISREG(status.st_mode):
+            return FolderEntry(entry.name, False, status.st_size, status.st_mtime)
+        return None
+
+    def _open(self, name: str, cached: bool) -> int:
+        if self._opener is not None:
+            return self._opener.open(name, cached=cached)
+        if cached:
+            raise BlockingIOError(errno.EAGAIN, "only the kernel knows what it has cached")
+        return os.open(self._resolved(name), _OPEN_FLAGS | getattr(os, "O_NOFOLLOW", 0))
+
+    def _resolved(self, name: str) -> str:
+        """The real path of `name`. Raises NotFound when it is not beneath the root."""
+        real = os.path.realpath(os.path.join(self.path, *name.split("/")), strict=True)
+        if os.path.commonpath((self.path, real)) != self.path:
+            raise NotFound("it leads out of the root")
+        return real
+
+
+def _is_utf8(name: str) -> bool:
+    """False for names that os.fsdecode could only smuggle into a str."""
+    return not any("\ud800" <= character <= "\udfff" for character in name)

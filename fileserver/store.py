@@ -1,0 +1,253 @@
+"""get(name) -> Body: the only place where the disk, the fills and the cache meet.
+
+A request for a file goes: stored and believable? a hit. Being read by somebody else? join them. Otherwise start a
+fill; and where the cache will not have the file, read it from disk past the cache. All four end in a `Body`, which
+decides anew each time it is asked where its bytes are.
+"""
+
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+import gevent
+
+from fileserver.disk import Disk
+from fileserver.fills import Fill, Fills, Stored
+from fileserver.looks import Look, Looks
+from fileserver.representation import Representation
+from fileserver.root import Changed, FileError, Folder
+from fileserver.versions import Version, Versions
+from lrucache import CHUNK_BYTES, Cache, Entry, Outcome
+
+
+class Described(NamedTuple):
+    """What HEAD wants to know."""
+
+    representation: Representation
+    is_cached: bool
+
+
+class Body:
+    """One version of one file, readable from any offset: from the cache, from the running fill, or from disk.
+
+    Holds no payload between two calls. The holder calls `close` when it has sent what it wants; until then a disk
+    reader keeps one descriptor open, shared with all readers of that version.
+    """
+
+    __slots__ = ("_entry", "_fill", "_store", "_version", "detail", "outcome", "representation", "size")
+
+    def __init__(
+        self,
+        store: "Store",
+        outcome: Outcome,
+        representation: Representation,
+        *,
+        entry: Entry | None = None,
+        fill: Fill | None = None,
+        version: Version | None = None,
+        detail: str = "",
+    ) -> None:
+        self._store = store
+        self._entry = entry
+        self._fill = fill
+        self._version = version
+        self.outcome = outcome
+        self.representation = representation
+        self.detail = detail
+        """Why a bypass is one, in the words of Cache-Status (RFC 9211)."""
+        self.size = representation.identity.size
+        if entry is not None:
+            entry.readers += 1
+
+    def read(self, offset: int, limit: int) -> list[bytes | memoryview]:
+        """At least one byte and at most `limit` from `offset` (< size) on, in buffers that are not copies.
+
+        May switch greenlets. Drop the buffers before waiting for anything else: they keep evicted chunks alive.
+        Raises FileError when this version can no longer be had; what was read before stays right.
+        """
+        while True:
+            entry = self._entry
+            if entry is None:
+                return [self._from_disk(offset, limit)]
+            buffers = entry.window(offset, limit)
+            if buffers:
+                return buffers
+            if self._fill is not None and self._fill.entry is entry:
+                self._fill.wait_beyond(offset)
+            if not entry.chunks:
+                self._attach(self._store.stored_again(self.representation))
+
+    def close(self) -> None:
+        """Give back what this body holds."""
+        self._attach(None)
+        if self._version is not None:
+            self._version.release()
+            self._version = None
+
+    def _attach(self, entry: Entry | None) -> None:
+        if self._entry is not None:
+            self._entry.readers -= 1
+        self._entry = entry
+        if entry is not None:
+            entry.readers += 1
+
+    def _from_disk(self, offset: int, limit: int) -> bytes:
+        if self._version is None:
+            self._version = self._store.open_version(self.representation)
+        return self._version.read(offset, min(limit, CHUNK_BYTES))
+
+
+class Store:
+    """Files by name, through the cache. Used from the hub's thread only; every public method may switch greenlets.
+
+    `revalidate_s` is how long a stored version is believed without a look at the disk; 0 looks for each request.
+    """
+
+    def __init__(
+        self,
+        disk: Disk,
+        cache: Cache,
+        *,
+        revalidate_s: float = 1.0,
+        cache_control: str = "no-cache",
+        clock: Callable[[], float] = time.monotonic,
+        clock_ns: Callable[[], int] = time.time_ns,
+    ) -> None:
+        self.disk = disk
+        self.cache = cache
+        self._revalidate_s = revalidate_s
+        self._cache_control = cache_control
+        self._clock = clock
+        self.versions = Versions(disk)
+        self.fills = Fills(
+            disk,
+            self.versions,
+            cache,
+            revalidate_s=revalidate_s,
+            cache_control=cache_control,
+            clock=clock,
+            clock_ns=clock_ns,
+        )
+        self._looks = Looks(disk, clock=clock)
+
+    def get(self, name: str) -> Body:
+        """The file's present version, counted as the answer it will be. The caller closes it. Raises FileError."""
+        asked_s = self._clock()
+        entry = self._believable(name, asked_s)
+        if entry is not None and self.cache.hit(entry):
+            return Body(self, Outcome.HIT, entry.meta.representation, entry=entry)
+        fill = self.fills.running(name)
+        if fill is not None:
+            return self._joined(fill, name, asked_s)
+        fill = self.fills.start(name)
+        fill.wait_open()
+        return self._body(fill, Outcome.MISS)
+
+    def describe(self, name: str) -> Described:
+        """The file's present version without its bytes. Starts no fill and counts nothing. Raises FileError."""
+        asked_s = self._clock()
+        entry = self._believable(name, asked_s)
+        if entry is not None:
+            return Described(entry.meta.representation, True)
+        identity = self._looks.look(name, asked_s - self._revalidate_s).seen()
+        return Described(Representation(name, identity, self._cache_control), False)
+
+    def list(self, folder: str) -> Folder:
+        """A folder's entries; `""` is the root. Raises FileError."""
+        return self.disk.list(folder)
+
+    def open_version(self, representation: Representation) -> Version:
+        """A use of the open file, for a body that reads from disk. Raises FileError; Changed if it is another."""
+        return self.versions.open(representation.name, representation.identity)
+
+    def stored_again(self, representation: Representation) -> Entry | None:
+        """The entry of exactly this version, for a body whose own was evicted."""
+        entry = self.cache.find(representation.name)
+        if entry is not None and entry.meta.representation.identity == representation.identity:
+            return entry
+        return None
+
+    def _joined(self, fill: Fill, name: str, asked_s: float) -> Body:
+        """Share a fill that somebody else began, if the name still is that version."""
+        identity = fill.wait_open().identity
+        try:
+            if fill.looked_s < asked_s - self._revalidate_s:
+                look = self._looks.look(name, asked_s - self._revalidate_s)
+                if look.seen() != identity:
+                    raise Changed("another version has taken the name")
+                fill.looked_s = look.began_s
+        except FileError as error:
+            if fill.version is not None:
+                fill.version.release()
+            if isinstance(error, Changed):
+                return self._changed(name)
+            raise
+        return self._body(fill, Outcome.COALESCED)
+
+    def _changed(self, name: str) -> Body:
+        """The new version, past the cache: the old one is still being filled under the name."""
+        version = self.versions.open(name)
+        representation = Representation(name, version.identity, self._cache_control)
+        self.cache.count(Outcome.BYPASS)
+        return Body(self, Outcome.BYPASS, representation, version=version, detail="changed")
+
+    def _body(self, fill: Fill, outcome: Outcome) -> Body:
+        """The answer to who has waited until `fill` was open."""
+        assert fill.representation is not None
+        if fill.refusal is None:
+            self.cache.count(outcome)
+            return Body(self, outcome, fill.representation, entry=fill.entry, fill=fill)
+        self.cache.count(Outcome.BYPASS)
+        detail = fill.refusal.value
+        return Body(self, Outcome.BYPASS, fill.representation, version=fill.version, detail=detail)
+
+    def _believable(self, name: str, asked_s: float) -> Entry | None:
+        """The stored entry if it was shown to be true within the window, looking again if need be.
+
+        From half the window on a hit begins the look and is served at once; it waits only when the whole window
+        has passed. Young stamps prove nothing, so a young entry is not looked at but read again.
+        """
+        entry = self.cache.find(name)
+        if entry is None:
+            return None
+        stored: Stored = entry.meta
+        age_s = asked_s - stored.looked_s
+        if age_s < self._revalidate_s / 2:
+            return entry
+        if age_s < self._revalidate_s:
+            return entry if stored.young or self._look_ahead(entry) else None
+        if stored.young:
+            self.cache.discard(entry)
+            return None
+        look = self._looks.look(name, asked_s - self._revalidate_s)
+        if look.says_nothing and look.error is not None:
+            raise look.error
+        return entry if self._learn(entry, look) else None
+
+    def _look_ahead(self, entry: Entry) -> bool:
+        """Begin a look, if none is under way, and let the request pass; False if it already shows a change."""
+        stored: Stored = entry.meta
+        if stored.looking:
+            return True
+        look = self._looks.begin(entry.name)
+        if look.done.is_set():
+            return self._learn(entry, look)
+        stored.looking = True
+        gevent.spawn(self._learn_later, entry, look)
+        return True
+
+    def _learn_later(self, entry: Entry, look: Look) -> None:
+        look.done.wait()
+        entry.meta.looking = False
+        self._learn(entry, look)
+
+    def _learn(self, entry: Entry, look: Look) -> bool:
+        """Drop the entry and say False if the look shows it to be untrue; a failing disk shows nothing."""
+        stored: Stored = entry.meta
+        if look.says_nothing:
+            return True
+        if look.identity != stored.representation.identity:
+            self.cache.discard(entry)
+            return False
+        stored.looked_s = max(stored.looked_s, look.began_s)
+        return True

@@ -1,0 +1,323 @@
+"""Bytes to requests, and answers to bytes: HTTP/1.1 and the one-line protocol, without any I/O.
+
+llhttp (through httptools) validates every head and finds the end of every body; the request line, the limits and
+the dozen header fields we act on are read here, because httptools sets no limits and takes versions and methods
+that we do not. Requests are parsed one at a time, when the one before is answered: a pipeline is never a queue.
+
+Nothing else in the program turns header bytes into meaning.
+"""
+
+import re
+import time
+from collections.abc import Callable
+from email.utils import formatdate
+from typing import NamedTuple
+
+import httptools
+
+MAX_TARGET_BYTES = 8 * 1024
+"""414 above it (nginx: one of large_client_header_buffers, 8k)."""
+MAX_HEAD_BYTES = 16 * 1024
+"""431 above it (Node.js: --max-http-header-size, 16 KiB)."""
+MAX_HEADERS = 100
+"""431 above it (Apache: LimitRequestFields, 100)."""
+MAX_BODY_BYTES = 64 * 1024
+"""413 above it; below, a request body is read and thrown away, framing included."""
+MAX_LINE_BYTES = 8 * 1024
+"""Of the one-line protocol, as for a target."""
+
+REASONS = {
+    200: "OK",
+    301: "Moved Permanently",
+    400: "Bad Request",
+    403: "Forbidden",
+    404: "Not Found",
+    405: "Method Not Allowed",
+    408: "Request Timeout",
+    413: "Content Too Large",
+    414: "URI Too Long",
+    431: "Request Header Fields Too Large",
+    500: "Internal Server Error",
+    501: "Not Implemented",
+    503: "Service Unavailable",
+    505: "HTTP Version Not Supported",
+}
+
+KNOWN_METHODS = frozenset(
+    b"GET HEAD POST PUT DELETE CONNECT OPTIONS TRACE PATCH COPY LOCK MKCOL MOVE PROPFIND PROPPATCH SEARCH UNLOCK"
+    b" BIND REBIND UNBIND ACL REPORT MKACTIVITY CHECKOUT MERGE M-SEARCH NOTIFY SUBSCRIBE UNSUBSCRIBE PURGE"
+    b" MKCALENDAR LINK UNLINK QUERY".split()
+)
+"""What llhttp can read. Another token in the place of the method is 501."""
+
+_REQUEST_LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+) ([^\x00-\x20\x7f]+) HTTP/(\d)\.(\d)")
+_VERSIONED = re.compile(rb".* HTTP/\d\.\d", re.DOTALL)
+_EMPTY_LINES = re.compile(rb"\A(?:\r\n)+")
+_BARE_LF = re.compile(rb"(?<!\r)\n")
+_FIELDS = re.compile(rb"\r\n(accept|content-length|host|transfer-encoding):([^\r]*)", re.IGNORECASE)
+
+
+class WireError(Exception):
+    """The bytes are not a request we answer. Carries the status; the connection closes after it."""
+
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+        self.reason = reason
+
+
+class OneLineError(WireError):
+    """The same for a client that speaks the one-line protocol and is answered in it."""
+
+
+class Request(NamedTuple):
+    """One HTTP request, its body read and thrown away. Header names are lower case; repeated ones are joined."""
+
+    method: bytes
+    target: bytes
+    fields: dict[bytes, bytes]
+    minor: int
+    keep_alive: bool
+
+
+class OneLine(NamedTuple):
+    """`LIST` (name is None) or `GET NAME` in the original system's shape: raw bytes, no percent-decoding."""
+
+    name: bytes | None
+
+
+class RequestReader:
+    """Turns received bytes into requests, in order.
+
+    `feed` what was received, then call `next` until it returns None; then there is more to receive. Holds at most
+    MAX_HEAD_BYTES beyond what one `feed` brought. After a WireError, or a request with `keep_alive` false, the
+    connection is at its end and the reader of no more use.
+    """
+
+    __slots__ = (
+        "_body_bytes",
+        "_body_left",
+        "_buffer",
+        "_complete",
+        "_keep_alive",
+        "_parser",
+        "_request",
+        "_scanned",
+    )
+
+    def __init__(self) -> None:
+        self._buffer = b""
+        self._scanned = 0
+        self._parser: httptools.HttpRequestParser | None = None
+        self._request: Request | OneLine | None = None
+        self._complete = self._keep_alive = False
+        self._body_left: int | None = None
+        self._body_bytes = 0
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing of a further request has been received."""
+        return not self._buffer and self._request is None
+
+    def feed(self, received: bytes) -> None:
+        """Take bytes in the order they came."""
+        self._buffer = self._buffer + received if self._buffer else received
+
+    def next(self) -> Request | OneLine | None:
+        """The next complete request; None when more bytes are needed. Raises WireError."""
+        if self._request is None:
+            # The first line of a connection may be in the one-line protocol; of a later one it may not.
+            if self._parser is None and self._speaks_one_line():
+                return self._next_line()
+            if not self._read_head():
+                return None
+        request = self._request
+        if not self._complete:
+            self._skip_body()
+            if not self._complete:
+                return None
+        self._request = None
+        self._body_bytes = 0
+        return request
+
+    def close(self) -> None:
+        """Break the cycle between this reader and its parser."""
+        self._parser = None
+
+    # Callbacks of httptools.
+
+    def on_headers_complete(self) -> None:
+        assert self._parser is not None
+        self._keep_alive = self._parser.should_keep_alive()
+
+    def on_message_complete(self) -> None:
+        self._complete = True
+
+    # The one-line protocol.
+
+    def _speaks_one_line(self) -> bool:
+        """False as soon as the buffer cannot be `LIST` or `GET NAME` any more; an open question counts as True."""
+        buffer = self._buffer
+        line, ended, _ = buffer.partition(b"\n")
+        line = line.removesuffix(b"\r")
+        if ended:
+            return line == b"LIST" or (
+                line.startswith(b"GET ") and not line.startswith(b"GET /") and not _VERSIONED.fullmatch(line)
+            )
+        if buffer.startswith(b"GET ") and len(buffer) > 4:
+            return not buffer.startswith(b"GET /")
+        return bool(buffer) and (b"LIST\r".startswith(buffer) or b"GET ".startswith(buffer))
+
+    def _next_line(self) -> OneLine | None:
+        line, ended, _ = self._buffer.partition(b"\n")
+        if len(line) > MAX_LINE_BYTES:
+            raise OneLineError(414, "the line is too long")
+        if not ended:
+            return None
+        line = line.removesuffix(b"\r")
+        return OneLine(None if line == b"LIST" else line[4:])
+
+    # HTTP.
+
+    def _read_head(self) -> bool:
+        """Parse the head at the front of the buffer; False when it is not all there."""
+        if self._buffer.startswith(b"\r\n"):
+            # RFC 9112 section 2.2: empty lines before a request line are ignored.
+            self._buffer, self._scanned = _EMPTY_LINES.sub(b"", self._buffer), 0
+        end = self._buffer.find(b"\r\n\r\n", max(0, self._scanned - 3)) + 4
+        if end < 4:
+            self._check_beginning()
+            self._scanned = len(self._buffer)
+            return False
+        head, self._buffer, self._scanned = self._buffer[:end], self._buffer[end:], 0
+        method, target, minor = _request_line(head[: head.index(b"\r\n")])
+        if len(head) > MAX_HEAD_BYTES or head.count(b"\n") > MAX_HEADERS + 2:
+            raise WireError(431, "too many or too long header fields")
+        self._complete = False
+        upgraded = self._parse(head)
+        fields = _fields(head)
+        if minor == 1 and b"host" not in fields:
+            raise WireError(400, "the Host field is missing")
+        # Where a request that llhttp took for an upgrade has a body, nobody can say where the next one begins.
+        has_body = b"transfer-encoding" in fields or fields.get(b"content-length", b"0") != b"0"
+        keep_alive = self._keep_alive and not (upgraded and has_body)
+        self._request = Request(method, target, fields, minor, keep_alive)
+        self._expect_body(fields)
+        return True
+
+    def _check_beginning(self) -> None:
+        """Refuse what can be refused before the head is complete, so that nobody waits for a verdict."""
+        buffer = self._buffer
+        line, ended, _ = buffer.partition(b"\n")
+        if _BARE_LF.search(buffer, max(0, self._scanned - 1)):
+            raise WireError(400, "lines end in CR LF")
+        if ended:
+            _request_line(line[:-1])
+        elif len(line) > MAX_TARGET_BYTES + 64:
+            raise WireError(414 if b" " in line[:32] else 400, "the request line is too long")
+        if len(buffer) > MAX_HEAD_BYTES:
+            raise WireError(431, "too long header fields")
+
+    def _expect_body(self, fields: dict[bytes, bytes]) -> None:
+        if self._complete:
+            return
+        length = fields.get(b"content-length")
+        self._body_left = None if length is None else int(length)
+        if self._body_left is not None and self._body_left > MAX_BODY_BYTES:
+            raise WireError(413, "the request body is too large")
+
+    def _skip_body(self) -> None:
+        """Feed the body to llhttp up to exactly its end, so that no byte of the next request goes with it."""
+        while self._buffer and not self._complete:
+            if self._body_left is not None:
+                end = self._body_left - self._body_bytes
+            else:
+                # A chunked body ends in an empty line, so its end is always the end of one of these pieces.
+                end = self._buffer.find(b"\r\n\r\n") + 4
+                if end < 4:
+                    end = len(self._buffer) - 3
+                if end <= 0:
+                    return
+            piece, self._buffer = self._buffer[:end], self._buffer[end:]
+            self._body_bytes += len(piece)
+            if self._body_bytes > MAX_BODY_BYTES:
+                raise WireError(413, "the request body is too large")
+            self._parse(piece)
+
+    def _parse(self, piece: bytes) -> bool:
+        """Let llhttp judge. True when it gave up at an Upgrade and cannot say where the request ends.
+
+        We upgrade to nothing, so the field is ignored (RFC 9110 section 7.8), but llhttp stops there for good.
+        """
+        if self._parser is None:
+            self._parser = httptools.HttpRequestParser(self)
+        try:
+            self._parser.feed_data(piece)
+        except httptools.HttpParserUpgrade:
+            self._parser = httptools.HttpRequestParser(self)
+            return True
+        except httptools.HttpParserError as error:
+            raise WireError(400, "not a valid HTTP request") from error
+        return False
+
+
+def _request_line(line: bytes) -> tuple[bytes, bytes, int]:
+    """Method, target and minor version. Raises WireError."""
+    match = _REQUEST_LINE.fullmatch(line)
+    if match is None:
+        raise WireError(400, "not an HTTP request line")
+    method, target, major, minor = match.groups()
+    if major != b"1" or minor not in (b"0", b"1"):
+        raise WireError(505, "only HTTP/1.0 and HTTP/1.1 are spoken here")
+    if method not in KNOWN_METHODS:
+        raise WireError(501, "this method is not known here")
+    if len(target) > MAX_TARGET_BYTES:
+        raise WireError(414, "the request target is too long")
+    return method, target, minor[0] - ord("0")
+
+
+def _fields(head: bytes) -> dict[bytes, bytes]:
+    """The fields we act on. llhttp has found the head valid: no folded lines, no space before a colon."""
+    fields: dict[bytes, bytes] = {}
+    for found, value in _FIELDS.findall(head):
+        name = found.lower()
+        if name in fields:
+            if name == b"host":
+                raise WireError(400, "more than one Host field")
+            fields[name] += b", " + value.strip(b" \t")
+        else:
+            fields[name] = value.strip(b" \t")
+    return fields
+
+
+class StatusLines:
+    """The first two lines of every answer, with the date of the second (RFC 9110 section 6.6.1)."""
+
+    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+        self._clock = clock
+        self._second = -1
+        self._lines: dict[int, bytes] = {}
+
+    def __getitem__(self, status: int) -> bytes:
+        second = int(self._clock())
+        if second != self._second:
+            self._second = second
+            self._lines.clear()
+        lines = self._lines.get(status)
+        if lines is None:
+            date = formatdate(second, usegmt=True)
+            lines = f"HTTP/1.1 {status} {REASONS[status]}\r\nDate: {date}\r\n".encode()
+            self._lines[status] = lines
+        return lines
+
+
+def connection_field(*, keep_alive: bool, minor: int) -> bytes:
+    """What the two versions do not do by themselves (RFC 9112 section 9.3), and the empty line after the head."""
+    if not keep_alive:
+        return b"Connection: close\r\n\r\n"
+    return b"\r\n" if minor == 1 else b"Connection: keep-alive\r\n\r\n"
+
+
+def fields(pairs: dict[str, str]) -> bytes:
+    """Header lines, each ending in CRLF. Values are ours or percent-encoded, never a client's raw bytes."""
+    return "".join(f"{name}: {value}\r\n" for name, value in pairs.items()).encode("latin-1")
