@@ -1,0 +1,29 @@
+# make serve [PORT=8080] [DIR=.]   make test   make coverage   make clean
+
+PORT ?= 8080
+DIR ?= .
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: serve test coverage clean
+
+serve: .venv/ready
+	$(BIN)/python gserver.py $(PORT) "$(DIR)"
+
+test: .venv/ready
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/pytest
+
+coverage: .venv/ready
+	$(BIN)/coverage run -m pytest -q
+	$(BIN)/coverage report
+
+clean:
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
+
+.venv/ready: requirements.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@

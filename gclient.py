@@ -1,0 +1,290 @@
+#!/usr/bin/env python3
+"""gclient: see what a gserver holds in its cache, and fetch files from it.
+
+    gclient.py HOST PORT list               the names in the server's cache, one a line
+    gclient.py HOST PORT stats | health     its counters; whether it is up
+    gclient.py HOST PORT FILE DIR           fetch FILE into DIR (`-`: to standard output)
+    gclient.py HOST PORT get FILE... [-d DIR]
+
+Standard library only, and none of the server's code: a second, independent reading of the wire.
+
+Exit codes, curl's where curl has one: 0; 2 usage; 6 cannot resolve the host; 7 cannot connect; 18 the transfer was
+cut; 22 the server said no; 23 cannot write; 28 timeout; 130 interrupted.
+"""
+
+import argparse
+import contextlib
+import http.client
+import os
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from typing import BinaryIO, NoReturn
+from urllib.parse import quote
+
+USAGE, RESOLVE, CONNECT, PARTIAL, REFUSED, WRITE, TIMEOUT, INTERRUPTED = 2, 6, 7, 18, 22, 23, 28, 130
+
+COMMANDS = {"list": "/-/cache", "stats": "/-/stats", "health": "/-/health"}
+
+PIECE_BYTES = 256 * 1024
+MESSAGE_BYTES = 4096
+"""As much of a refusal as anyone wants to read."""
+NAME_BYTES = 255
+"""NAME_MAX: the longest a file name may be where we write."""
+
+
+class Failure(Exception):
+    """What went wrong, in words for the user, and the exit code that says it to a script."""
+
+    def __init__(self, code: int, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; the exit code."""
+    options = parse_arguments(arguments)
+    try:
+        if options.command is not None:
+            show(options, COMMANDS[options.command])
+        for name in options.files:
+            fetch(options, name, options.directory)
+    except Failure as failure:
+        print(f"gclient: {failure}", file=sys.stderr)
+        return failure.code
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    return 0
+
+
+def show(options: argparse.Namespace, path: str) -> None:
+    """Print what the server says at `path`."""
+    with answer(options, path) as response:
+        copy(response, sys.stdout.buffer, Progress(None, 0))
+
+
+def fetch(options: argparse.Namespace, name: str, directory: str) -> None:
+    """Fetch one file to `directory`/its last component, whole or not at all; or to standard output."""
+    target = None if directory == "-" else Target(directory, name)
+    with answer(options, "/" + quote(name.removeprefix("/"))) as response:
+        progress = Progress(name, response.length or 0)
+        if target is None:
+            copy(response, sys.stdout.buffer, progress)
+        else:
+            with target as part:
+                copy(response, part, progress)
+
+
+@contextlib.contextmanager
+def answer(options: argparse.Namespace, path: str) -> Iterator[http.client.HTTPResponse]:
+    """The server's 200 to a GET of `path`. Raises Failure for everything else, also while it is being read."""
+    connection = http.client.HTTPConnection(options.host, options.port, timeout=options.timeout)
+    try:
+        try:
+            connection.connect()
+        except socket.gaierror as error:
+            raise Failure(RESOLVE, f"cannot resolve {options.host}: {error.strerror}") from error
+        except TimeoutError:
+            raise
+        except OSError as error:
+            raise Failure(
+                CONNECT, f"cannot connect to {options.host} port {options.port}: {reason(error)}"
+            ) from error
+        connection.request("GET", path, headers={"Accept-Encoding": "identity"})
+        response = connection.getresponse()
+        if response.status != http.HTTPStatus.OK:
+            raise Failure(REFUSED, refusal(response))
+        if response.length is None:
+            raise Failure(REFUSED, "the server did not say how long its answer is")
+        yield response
+    except TimeoutError as error:
+        raise Failure(TIMEOUT, f"nothing came for {options.timeout:g} s") from error
+    except (ConnectionError, http.client.IncompleteRead, http.client.RemoteDisconnected) as error:
+        raise Failure(PARTIAL, "the server cut the connection") from error
+    except http.client.HTTPException as error:
+        raise Failure(REFUSED, "the answer is not HTTP") from error
+    finally:
+        connection.close()
+
+
+def refusal(response: http.client.HTTPResponse) -> str:
+    """The server's own words, if it has some; nothing that a terminal would obey."""
+    words = response.read(MESSAGE_BYTES).decode("utf-8", "replace").strip()
+    if not words or response.headers.get_content_type() != "text/plain":
+        words = f"the server said {response.status} {response.reason}"
+    return "".join(letter if letter.isprintable() else "?" for letter in words)
+
+
+def copy(response: http.client.HTTPResponse, destination: BinaryIO, progress: "Progress") -> None:
+    """Pass the whole body on. Raises Failure when it is short or cannot be written."""
+    left = response.length or 0
+    with progress:
+        while left > 0:
+            piece = response.read(min(left, PIECE_BYTES))
+            if not piece:
+                raise Failure(PARTIAL, f"the transfer was cut, {left} bytes are missing")
+            try:
+                destination.write(piece)
+                destination.flush()
+            except OSError as error:
+                raise Failure(WRITE, f"cannot write: {reason(error)}") from error
+            left -= len(piece)
+            progress.add(len(piece))
+
+
+class Target:
+    """DIR/NAME while it is fetched: a `.part` beside it, renamed when it is whole, removed when it is not.
+
+    Only the last component of the name is used, so no name can write outside DIR.
+    """
+
+    def __init__(self, directory: str, name: str) -> None:
+        last = name.rstrip("/").rpartition("/")[2]
+        if last in ("", ".", "..") or any(sign in last for sign in "\0" + forbidden_signs()):
+            raise Failure(USAGE, f"{name!r} does not name a file")
+        if not os.path.isdir(directory):
+            raise Failure(WRITE, f"cannot write: {directory} is not a folder")
+        self._path = os.path.join(directory, last)
+        self._part_path = os.path.join(directory, shortened(last) + ".part")
+
+    def __enter__(self) -> BinaryIO:
+        try:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self._part_path)  # left by a download that was killed
+            # Exclusive: a planted link must not carry the bytes elsewhere.
+            self._file = open(self._part_path, "xb")
+        except OSError as error:
+            raise Failure(WRITE, f"cannot write {self._part_path}: {reason(error)}") from error
+        return self._file
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        ours = self._is_ours()
+        try:
+            self._file.close()
+            if kind is None and not ours:
+                raise OSError("another download of the same name took its place")
+            if kind is None:
+                os.replace(self._part_path, self._path)
+        except OSError as error:
+            self._remove(ours)
+            raise Failure(WRITE, f"cannot write {self._path}: {reason(error)}") from error
+        if kind is not None:
+            self._remove(ours)
+
+    def _is_ours(self) -> bool:
+        """Whether the part file is still the one this download made."""
+        try:
+            return os.path.samestat(os.fstat(self._file.fileno()), os.stat(self._part_path))
+        except OSError:
+            return False
+
+    def _remove(self, ours: bool) -> None:
+        if ours:
+            with contextlib.suppress(OSError):
+                os.unlink(self._part_path)
+
+
+def forbidden_signs() -> str:
+    """What would lead elsewhere than DIR on this system, besides the slash."""
+    return '\\:*?"<>|' if os.name == "nt" else ""
+
+
+def shortened(last: str) -> str:
+    """`last`, or so much of it that `.part` still fits behind it."""
+    return os.fsdecode(os.fsencode(last)[: NAME_BYTES - len(".part")])
+
+
+class Progress:
+    """A line on standard error that shows how far a transfer is; only on a terminal, and only with a name."""
+
+    EVERY_S = 0.1
+    WIDTH = 30
+
+    def __init__(self, name: str | None, total: int) -> None:
+        self._name = name
+        self._total = total
+        self._done = 0
+        self._shown_s = 0.0
+        self._visible = name is not None and total > 0 and sys.stderr.isatty()
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._visible:
+            self._show()
+            print(file=sys.stderr)
+
+    def add(self, count: int) -> None:
+        """So many bytes more are there."""
+        self._done += count
+        now_s = time.monotonic()
+        if self._visible and now_s - self._shown_s >= self.EVERY_S:
+            self._shown_s = now_s
+            self._show()
+
+    def _show(self) -> None:
+        part = self._done / self._total
+        bar = "#" * int(part * self.WIDTH)
+        line = f"\r{self._name} [{bar:<{self.WIDTH}}] {part:4.0%} {self._done / 2**20:.1f} MiB"
+        print(line, end="", file=sys.stderr, flush=True)
+
+
+def reason(error: OSError) -> str:
+    """The system's words without its numbers."""
+    return error.strerror or str(error)
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line instead of three."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(USAGE, f"gclient: {message} (see --help)\n")
+
+
+def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
+    """The command line, as `command` or `files` and `directory`. Exits with 2 when it is wrong.
+
+    A single word is a command. FILE followed by DIR is always a file, whatever it is called; `get` followed by
+    one word is FILE and DIR only if that DIR is there.
+    """
+    parser = Parser(prog="gclient", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("host", metavar="HOST")
+    parser.add_argument("port", metavar="PORT", type=port)
+    parser.add_argument("words", metavar="list | stats | health | FILE DIR | get FILE...", nargs="+")
+    parser.add_argument("-d", "--directory", metavar="DIR", help="where get writes (default: here; -: stdout)")
+    parser.add_argument(
+        "--timeout", metavar="S", type=float, default=60.0, help="seconds without a byte (default: 60)"
+    )
+    options = parser.parse_args(arguments)
+    words: list[str] = options.words
+    options.command, options.files = None, []
+    match words:
+        case [command] if options.directory is None:
+            if command not in COMMANDS:
+                parser.error(f"{command!r} is no command: list, stats, health, or FILE and DIR")
+            options.command = command
+        case ["get", *files] if options.directory is not None or len(files) != 1 or not is_directory(files[0]):
+            options.files, options.directory = files, options.directory or "."
+        case [file, directory] if options.directory is None:
+            options.files, options.directory = [file], directory
+        case _:
+            parser.error("say list, stats, health, FILE DIR, or get FILE...")
+    return options
+
+
+def is_directory(word: str) -> bool:
+    """Whether `word` can be the DIR of FILE DIR."""
+    return word == "-" or os.path.isdir(word)
+
+
+def port(text: str) -> int:
+    """An argument type: a TCP port."""
+    if not (text.isascii() and text.isdigit() and 0 < int(text) < 65536):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port")
+    return int(text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
