@@ -1,0 +1,99 @@
+"""gserver.py and gclient.py as subprocesses, the way a user runs them."""
+
+import http.client
+import json
+import re
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+PROJECT = Path(__file__).resolve().parent.parent
+
+_START_LINE = re.compile(r"gserver: http://(\[.*?\]|[^:/]*):(\d+)/ serves ")
+
+
+class Program:
+    """A running gserver.py on a free port. Leaving the `with` stops it and checks that it stopped cleanly."""
+
+    def __init__(self, directory: Path, *options: str) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, str(PROJECT / "gserver.py"), "0", str(directory), *options],
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=PROJECT,
+        )
+        assert self.process.stderr is not None
+        self.start_line = self.process.stderr.readline()
+        match = _START_LINE.match(self.start_line)
+        assert match, self.start_line + self.process.stderr.read()
+        self.host = match[1].strip("[]")
+        self.port = int(match[2])
+
+    def __enter__(self) -> "Program":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.process.poll() is None:
+            self.process.terminate()
+        _, log = self.process.communicate(timeout=40)
+        if kind is None:
+            assert self.process.returncode == 0, log
+            assert "Traceback" not in log, log
+
+    def stop(self) -> str:
+        """SIGTERM, and wait; what it logged."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.communicate(timeout=40)[1]
+
+    def connect(self, timeout: float = 30) -> socket.socket:
+        """A plain TCP connection."""
+        return socket.create_connection((self.host, self.port), timeout=timeout)
+
+    def get(self, path: str, method: str = "GET", **headers: str) -> tuple[int, dict[str, str], bytes]:
+        """One request on a connection of its own: status, header fields (lower case), body."""
+        connection = http.client.HTTPConnection(self.host, self.port, timeout=30)
+        try:
+            connection.request(
+                method, path, headers={name.replace("_", "-"): value for name, value in headers.items()}
+            )
+            response = connection.getresponse()
+            fields = {name.lower(): value for name, value in response.getheaders()}
+            return response.status, fields, response.read()
+        finally:
+            connection.close()
+
+    def stats(self) -> dict[str, Any]:
+        """What `/-/stats` says."""
+        stats: dict[str, Any] = json.loads(self.get("/-/stats")[2])
+        return stats
+
+    def raw(self, content: bytes, timeout: float = 30) -> bytes:
+        """Send bytes, then read until the server closes."""
+        with self.connect(timeout) as client:
+            client.sendall(content)
+            return read_all(client)
+
+
+def read_all(client: socket.socket) -> bytes:
+    """Everything until the other side closes."""
+    pieces = []
+    while piece := client.recv(1 << 16):
+        pieces.append(piece)
+    return b"".join(pieces)
+
+
+def gclient(*arguments: str, **options: Any) -> subprocess.CompletedProcess[bytes]:
+    """Run gclient.py to its end."""
+    return subprocess.run(
+        [sys.executable, str(PROJECT / "gclient.py"), *arguments],
+        capture_output=True,
+        timeout=60,
+        check=False,
+        **options,
+    )
