@@ -86,6 +86,7 @@ class Server:
         """Stop accepting, let what is in flight finish; how many connections were cut after `seconds`."""
         self._site.draining = True
         self._stream_server.stop()
+        log.info("accepting no more; a second signal stops at once")
         connections = self._site.traffic.connections
         for connection in list(connections):
             connection.end_if_idle()
@@ -145,7 +146,6 @@ def main() -> int:
             gevent.signal_handler(getattr(signal, name), lambda: at_once.set() if stop.is_set() else stop.set())
     announce(options, root, server.port)
     stop.wait()
-    log.info("stopping; a second signal stops at once")
     cut = server.drain(options.drain, at_once)
     log.info("stopped, %d transfers cut", cut)
     logging.shutdown()

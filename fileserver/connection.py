@@ -2,8 +2,8 @@
 
 Two rules shape it. Payload is referred to only during a non-blocking send: when the socket is full, every buffer
 is dropped, the greenlet waits until it is writable and asks the Body again, so ten thousand slow readers hold no
-more of the cache's memory than none. And no greenlet is ever killed: a deadline shuts the socket down, which wakes
-whoever waits for it, and the greenlet ends by itself.
+more of the cache's memory than none. And no greenlet is ever killed: a deadline interrupts a wait for the socket
+and nothing else, so a disk read, or somebody else's fill, always ends by itself.
 """
 
 import logging
@@ -57,7 +57,11 @@ class Waiting(Enum):
 
 
 class Gone(Exception):
-    """The client left, or its time was up. Nobody is there to be told."""
+    """The client left, or cannot be told the truth any more. The connection ends in a reset."""
+
+
+class Expired(Exception):
+    """Thrown into a wait for the socket when its deadline has passed."""
 
 
 class Connection:
@@ -68,7 +72,6 @@ class Connection:
 
     __slots__ = (
         "_clock",
-        "_expired",
         "_hub",
         "_idle_s",
         "_readable",
@@ -106,7 +109,6 @@ class Connection:
         descriptor = client.fileno()
         self._readable = self._hub.loop.io(descriptor, 1)
         self._writable = self._hub.loop.io(descriptor, 2)
-        self._expired = False
         self.waiting = Waiting.NOTHING
         self.deadline_s = math.inf
 
@@ -132,12 +134,10 @@ class Connection:
         self._close(self._refuse(wire.WireError(503, "too many connections, try again")))
 
     def expire(self) -> None:
-        """The deadline has passed: wake the greenlet, wherever it waits for the socket."""
-        self._expired = True
+        """The deadline has passed: interrupt the wait for the socket, if there is one."""
         self.deadline_s = math.inf
-        how = socket.SHUT_RDWR if self.waiting is Waiting.WRITABLE else socket.SHUT_RD
-        with suppress(OSError):
-            self._socket.shutdown(how)
+        watcher = self._writable if self.waiting is Waiting.WRITABLE else self._readable
+        self._hub.cancel_wait(watcher, Expired)
 
     def end_if_idle(self) -> None:
         """The server stops: end now if no request has begun."""
@@ -145,11 +145,9 @@ class Connection:
             self.expire()
 
     def cut(self) -> None:
-        """The server stops waiting: whatever is under way ends here."""
-        self._expired = True
+        """The server waits no longer: what is under way ends in a reset, at the latest with the process."""
         self._reset()
-        with suppress(OSError):
-            self._socket.shutdown(socket.SHUT_RDWR)
+        self.expire()
 
     # Reading.
 
@@ -174,34 +172,37 @@ class Connection:
             request = self._reader.next()
             if request is not None:
                 return request
-            if self._reader.is_empty:
-                if self._site.draining:
-                    return None
-                if waiting is not Waiting.REQUEST:
-                    waiting, self.deadline_s = Waiting.REQUEST, self._clock() + self._idle_s
-            elif waiting is not Waiting.REST_OF_REQUEST:
-                waiting, self.deadline_s = Waiting.REST_OF_REQUEST, self._clock() + HEAD_S
-            received = self._receive(waiting)
+            if not self._reader.is_empty:
+                if waiting is not Waiting.REST_OF_REQUEST:
+                    waiting, self.deadline_s = Waiting.REST_OF_REQUEST, self._clock() + HEAD_S
+            elif waiting is not Waiting.REQUEST:
+                waiting, self.deadline_s = Waiting.REQUEST, self._clock() + self._idle_s
+            try:
+                received = self._receive(waiting)
+            except Expired:
+                if waiting is Waiting.REST_OF_REQUEST:
+                    raise wire.WireError(408, "the request did not arrive in time") from None
+                return None
             if not received:
-                if self._expired and waiting is Waiting.REST_OF_REQUEST:
-                    raise wire.WireError(408, "the request did not arrive in time")
                 return None
             self._reader.feed(received)
 
     def _receive(self, waiting: Waiting) -> bytes:
         """What has come, as soon as something has; `b""` at the end.
 
-        Waits before it reads: a recv that finds nothing costs a system call and an exception besides.
+        Waits before it reads: a recv that finds nothing costs a system call and an exception besides. A server
+        that stops waits for no further request, but answers what has come.
         """
+        is_last = waiting is Waiting.REQUEST and self._site.draining
         while True:
-            self.waiting = waiting
-            self._hub.wait(self._readable)
-            self.waiting = Waiting.NOTHING
+            if not is_last:
+                self._wait(self._readable, waiting)
             try:
                 received: bytes = self._socket.recv(RECEIVE_BYTES)
                 return received
             except BlockingIOError:
-                continue
+                if is_last:
+                    return b""
 
     # Answering.
 
@@ -302,12 +303,18 @@ class Connection:
 
     def _wait_writable(self) -> None:
         self.deadline_s = self._clock() + PROGRESS_S
-        self.waiting = Waiting.WRITABLE
-        self._hub.wait(self._writable)
-        self.waiting = Waiting.NOTHING
+        try:
+            self._wait(self._writable, Waiting.WRITABLE)
+        except Expired:
+            raise Gone from None
         self.deadline_s = math.inf
-        if self._expired:
-            raise Gone
+
+    def _wait(self, watcher: Any, waiting: Waiting) -> None:
+        self.waiting = waiting
+        try:
+            self._hub.wait(watcher)
+        finally:
+            self.waiting = Waiting.NOTHING
 
     # Closing.
 
@@ -315,7 +322,7 @@ class Connection:
         try:
             if linger:
                 self._linger()
-        except OSError:
+        except (Expired, OSError):
             pass
         finally:
             self._traffic.connections.discard(self)
@@ -327,7 +334,6 @@ class Connection:
     def _linger(self) -> None:
         """Read away what the client is still sending: closing on unread bytes resets, and our answer is lost."""
         self._socket.shutdown(socket.SHUT_WR)
-        self._expired = False
         self.deadline_s = self._clock() + LINGER_S
         left = LINGER_BYTES
         while left > 0 and (received := self._receive(Waiting.REST_OF_REQUEST)):

@@ -1,0 +1,255 @@
+"""The server's rooms assembled in-process, over a disk whose faults and a clock whose time the test decides."""
+
+import errno
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import gevent
+from gevent import socket
+from gevent.server import StreamServer
+
+from fileserver.connection import Connection
+from fileserver.disk import Disk
+from fileserver.root import DiskFailure, Identity, Opened, Root
+from fileserver.site import Site
+from fileserver.store import Body, Store
+from fileserver.wire import StatusLines
+from lrucache import POLICIES, Cache
+
+OLD_NS = 1_000_000_000_000_000_000
+"""2001: what the house gives as the files' stamps, old enough to prove something."""
+
+
+class Clock:
+    """Monotonic seconds that pass when the test says so."""
+
+    def __init__(self) -> None:
+        self.now_s = 1000.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+class Gate:
+    """A native event for pool threads: who comes waits until the test opens it."""
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+        self.waiting = 0
+
+    def wait(self) -> None:
+        self.waiting += 1
+        if not self._event.wait(30):
+            raise OSError(errno.ETIMEDOUT, "the test never opened the gate")
+
+    def open(self) -> None:
+        self._event.set()
+
+
+class FaultyRoot(Root):
+    """A root whose system calls fail, wait or lie as the test has arranged. Counts reads of each (name, offset).
+
+    `before_open` and `before_read` run in the pool thread and may raise or wait; inline attempts are refused for
+    the names in `cold`, as for data that is not in the page cache.
+    """
+
+    def __init__(self, directory: str, **options: Any) -> None:
+        super().__init__(directory, **options)
+        self.cold: set[str] = set()
+        self.reads: list[tuple[str, int]] = []
+        self.opens: list[str] = []
+        self.looks: list[str] = []
+        self.before_open: Callable[[str], None] = lambda name: None
+        self.before_stat: Callable[[str], None] = lambda name: None
+        self.before_read: Callable[[str, int], None] = lambda name, offset: None
+        self.after_read: Callable[[str, int], None] = lambda name, offset: None
+        self.stamps: Callable[[str, Identity], Identity] = lambda name, identity: identity
+        self._names: dict[int, str] = {}
+
+    def open(self, name: str, first_max: int = 0, *, cached: bool = False) -> Opened:
+        self._warm(name, cached)
+        if not cached:
+            self.before_open(name)
+        self.opens.append(name)
+        return super().open(name, first_max, cached=cached)
+
+    def stat(self, name: str, *, cached: bool = False) -> Identity:
+        self._warm(name, cached)
+        if not cached:
+            self.before_stat(name)
+        self.looks.append(name)
+        opened = super().open(name, -1, cached=cached)
+        os.close(opened.descriptor)
+        return opened.identity
+
+    def _open(self, name: str, cached: bool) -> int:
+        descriptor = super()._open(name, cached)
+        self._names[descriptor] = name
+        return descriptor
+
+    def identity(self, descriptor: int) -> Identity:
+        return self.stamps(self._names[descriptor], super().identity(descriptor))
+
+    def read(
+        self, descriptor: int, identity: Identity, offset: int, length: int, *, cached: bool = False
+    ) -> bytes:
+        name = self._names[descriptor]
+        self._warm(name, cached)
+        if not cached:
+            self.before_read(name, offset)
+        content = super().read(descriptor, identity, offset, length, cached=cached)
+        self.reads.append((name, offset))
+        self.after_read(name, offset)
+        return content
+
+    def _warm(self, name: str, cached: bool) -> None:
+        if cached and name in self.cold:
+            raise BlockingIOError(errno.EAGAIN, "cold")
+
+
+class House:
+    """Disk, cache, store and site over `folder`. Leaving the `with` checks that nothing was left behind."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        io: str = "auto",
+        capacity: int = 64 << 20,
+        policy: str = "relocate",
+        revalidate_s: float = 1.0,
+        threads: int = 8,
+        **site_options: Any,
+    ) -> None:
+        self.folder = folder
+        self.clock = Clock()
+        self.wall_ns = 2 * OLD_NS
+        self.root = FaultyRoot(str(folder))
+        self.disk = Disk(self.root, threads=threads, inline=io == "auto")
+        self.cache = Cache(capacity, POLICIES[policy](capacity), clock=self.clock)
+        self.store = Store(
+            self.disk,
+            self.cache,
+            revalidate_s=revalidate_s,
+            clock=self.clock,
+            clock_ns=lambda: self.wall_ns,
+        )
+        self.site = Site(self.store, clock=self.clock, **site_options)
+
+    def __enter__(self) -> "House":
+        self._descriptors = descriptors()
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        with gevent.Timeout(20):
+            while len(self.store.fills):
+                gevent.sleep(0.001)
+        self.disk.close()
+        if kind is None:
+            stats = self.cache.stats()
+            assert stats.filling == 0
+            assert stats.violations == 0
+            assert stats.peak <= stats.capacity
+            assert len(self.store.versions) == 0
+            assert descriptors() == self._descriptors
+        self.root.close()
+
+    def write(self, name: str, content: bytes, mtime_ns: int = OLD_NS) -> bytes:
+        """Make a file with old stamps (ctime cannot be set: the wall clock of the house is far ahead of it)."""
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+        os.utime(path, ns=(mtime_ns, mtime_ns))
+        return content
+
+    def replace(self, name: str, content: bytes, mtime_ns: int = OLD_NS) -> bytes:
+        """A new version renamed into place."""
+        self.write(name + ".new", content, mtime_ns)
+        (self.folder / (name + ".new")).rename(self.folder / name)
+        return content
+
+    def fetch(self, name: str) -> tuple[str, bytes]:
+        """Where the answer came from, with the reason of a bypass, and every byte of it."""
+        body = self.store.get(name)
+        try:
+            return outcome(body), read_body(body)
+        finally:
+            body.close()
+
+    def fail(self, *names: str) -> Callable[..., None]:
+        """A fault for before_open, before_stat or before_read: EIO for these names."""
+
+        def fault(name: str, *_: object) -> None:
+            if name in names:
+                raise DiskFailure("EIO, said the test")
+
+        return fault
+
+    @contextmanager
+    def serving(self, **options: Any) -> Iterator[int]:
+        """A StreamServer over this house; the port."""
+        statuses = StatusLines()
+        server = StreamServer(
+            ("127.0.0.1", 0), lambda client, _: Connection(client, self.site, statuses, **options).serve()
+        )
+        server.start()
+        try:
+            yield int(server.address[1])
+        finally:
+            server.stop()
+            self.site.draining = True
+            for connection in list(self.site.traffic.connections):
+                connection.cut()
+            with gevent.Timeout(20):
+                while self.site.traffic.connections:
+                    gevent.sleep(0.001)
+
+
+def outcome(body: Body) -> str:
+    """`hit`, `miss`, `coalesced` or `bypass too-large` and the like."""
+    return f"{body.outcome.value} {body.detail}".strip()
+
+
+def read_body(body: Body, piece: int = 1 << 20) -> bytes:
+    """The whole body, as a connection reads it: copied out, no buffer kept."""
+    content = bytearray()
+    while len(content) < body.size:
+        for buffer in body.read(len(content), piece):
+            content += buffer
+    return bytes(content)
+
+
+def descriptors() -> set[str]:
+    """The open descriptors of this process that lead to files (event loops and sockets come and go)."""
+    found = set()
+    for number in os.listdir("/proc/self/fd"):
+        try:
+            target = os.readlink(f"/proc/self/fd/{number}")
+        except OSError:
+            continue
+        if target.startswith("/") and not target.startswith(("/dev", "/proc")):
+            found.add(f"{number} {target}")
+    return found
+
+
+def receive_all(client: socket.socket) -> bytes:
+    """Everything until the other side closes."""
+    pieces = []
+    while piece := client.recv(1 << 16):
+        pieces.append(piece)
+    return b"".join(pieces)
+
+
+def pattern(size: int, seed: int = 0) -> bytes:
+    """Bytes in which every place is recognisable."""
+    return b"".join((seed + place).to_bytes(8, "big") for place in range(size // 8 + 1))[:size]
+
+
+def wait_for(condition: Callable[[], object]) -> None:
+    """Let the other greenlets run until `condition()` holds; bounded by the test's own time-out."""
+    while not condition():
+        gevent.sleep(0.001)

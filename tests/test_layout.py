@@ -1,0 +1,143 @@
+"""The table of who may import whom: arrows point down, and a new arrow is a decision, not an accident."""
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.program import PROJECT
+
+OURS = {
+    "lrucache.policies.lru": set(),
+    "lrucache.policies.relocate": set(),
+    "lrucache.policies": {"lrucache.policies.lru", "lrucache.policies.relocate"},
+    "lrucache.cache": {"lrucache.policies"},
+    "lrucache": {"lrucache.cache", "lrucache.policies"},
+    "fileserver": set(),
+    "fileserver.names": set(),
+    "fileserver.wire": set(),
+    "fileserver.process": set(),
+    "fileserver.openat2": set(),
+    "fileserver.positioned": {"lrucache"},
+    "fileserver.root": {"lrucache", "fileserver.names", "fileserver.openat2", "fileserver.positioned"},
+    "fileserver.disk": {"lrucache", "fileserver.root"},
+    "fileserver.versions": {"fileserver.disk", "fileserver.root"},
+    "fileserver.looks": {"fileserver.disk", "fileserver.root"},
+    "fileserver.representation": {"fileserver.root"},
+    "fileserver.fills": {
+        "lrucache",
+        "fileserver.disk",
+        "fileserver.representation",
+        "fileserver.root",
+        "fileserver.versions",
+    },
+    "fileserver.store": {
+        "lrucache",
+        "fileserver.disk",
+        "fileserver.fills",
+        "fileserver.looks",
+        "fileserver.representation",
+        "fileserver.root",
+        "fileserver.versions",
+    },
+    "fileserver.admin": {"lrucache", "fileserver.names", "fileserver.root"},
+    "fileserver.site": {
+        "lrucache",
+        "fileserver.admin",
+        "fileserver.names",
+        "fileserver.process",
+        "fileserver.root",
+        "fileserver.store",
+        "fileserver.wire",
+    },
+    "fileserver.connection": {"fileserver.root", "fileserver.site", "fileserver.store", "fileserver.wire"},
+    "gserver": {
+        "lrucache",
+        "fileserver.admin",
+        "fileserver.connection",
+        "fileserver.disk",
+        "fileserver.process",
+        "fileserver.root",
+        "fileserver.site",
+        "fileserver.store",
+        "fileserver.wire",
+    },
+    "gclient": set(),
+}
+
+OTHERS = {
+    "gserver": {"gevent", "httptools"},
+    "lrucache.cache": {"gevent"},
+    "fileserver.wire": {"httptools"},
+    "fileserver.positioned": {"gevent"},  # only to reach past its monkey patch
+    "fileserver.disk": {"gevent"},
+    "fileserver.looks": {"gevent"},
+    "fileserver.fills": {"gevent"},
+    "fileserver.store": {"gevent"},
+    "fileserver.site": {"gevent"},
+    "fileserver.connection": {"gevent"},
+}
+"""What is neither ours nor the standard library's."""
+
+PURE = ("lrucache.policies", "fileserver.names", "fileserver.admin", "fileserver.representation")
+IMPURE = {"os", "time", "socket", "threading", "io", "subprocess", "select", "selectors", "asyncio"}
+ALLOWED_IN_PURE = {"fileserver.names": {"os"}, "fileserver.admin": {"time"}}  # os.name; strftime
+
+
+def modules() -> dict[str, Path]:
+    found = {name: PROJECT / f"{name}.py" for name in ("gserver", "gclient")}
+    for package in ("lrucache", "fileserver"):
+        for path in sorted((PROJECT / package).rglob("*.py")):
+            found[".".join(path.relative_to(PROJECT).with_suffix("").parts).removesuffix(".__init__")] = path
+    return found
+
+
+def imports(path: Path, known: dict[str, Path]) -> set[str]:
+    """Absolute module names; `from package import module` counts as the module."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: a relative import"
+            assert node.module
+            inner = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= (inner & known.keys()) or {node.module}
+    return found
+
+
+@pytest.mark.parametrize("module", modules())
+def test_a_room_imports_only_what_the_table_allows(module: str) -> None:
+    known = modules()
+    found = imports(known[module], known)
+    top = {name.partition(".")[0] for name in found}
+    assert {name for name in found if name.partition(".")[0] in ("lrucache", "fileserver")} == OURS[module]
+    foreign = {name for name in top if name not in sys.stdlib_module_names} - {"lrucache", "fileserver"}
+    assert foreign == OTHERS.get(module, set())
+
+
+def test_the_table_lists_every_room_and_no_other() -> None:
+    assert modules().keys() == OURS.keys()
+
+
+@pytest.mark.parametrize("module", [name for name in modules() if name.startswith(PURE)])
+def test_a_pure_room_touches_no_system(module: str) -> None:
+    known = modules()
+    top = {name.partition(".")[0] for name in imports(known[module], known)}
+    assert top & IMPURE <= ALLOWED_IN_PURE.get(module, set())
+
+
+def test_arrows_point_down() -> None:
+    """The table has no cycle, so there is an order in which every room stands on earlier ones."""
+    standing: set[str] = set()
+    while standing != OURS.keys():
+        fits = {room for room, below in OURS.items() if room not in standing and below <= standing}
+        assert fits, f"a cycle among {OURS.keys() - standing}"
+        standing |= fits
+
+
+def test_the_load_suite_never_imports_the_server() -> None:
+    for path in (PROJECT / "loadtest").glob("*.py"):
+        top = {name.partition(".")[0] for name in imports(path, {})}
+        assert not top & {"gserver", "gclient", "lrucache", "fileserver"}

@@ -1,0 +1,335 @@
+"""One request through store, fills, cache and disk: where its bytes come from, and what it leaves behind."""
+
+from pathlib import Path
+
+import gevent
+import pytest
+
+from fileserver import root
+from lrucache import CHUNK_BYTES
+from tests.house import OLD_NS, Gate, House, outcome, pattern, read_body, wait_for
+
+SIZES = [0, 1, CHUNK_BYTES - 1, CHUNK_BYTES, CHUNK_BYTES + 1, 3 * CHUNK_BYTES, 3 * CHUNK_BYTES + 17]
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_file_that_fits_is_a_miss_and_then_a_hit(folder: Path, io: str, size: int) -> None:
+    with House(folder, io=io) as house:
+        content = house.write("a", pattern(size))
+        assert house.fetch("a") == ("miss", content)
+        assert house.fetch("a") == ("hit", content)
+        stats = house.cache.stats()
+        assert (stats.cached, stats.entries, stats.hits, stats.misses) == (size, 1, 1, 1)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_each_chunk_is_read_once_for_the_miss_and_never_for_the_hit(folder: Path, io: str, size: int) -> None:
+    with House(folder, io=io) as house:
+        house.write("a", pattern(size))
+        house.fetch("a")
+        house.fetch("a")
+        assert house.root.reads == [("a", offset) for offset in range(0, max(size, 1), CHUNK_BYTES)]
+
+
+def test_a_file_larger_than_the_cache_is_streamed_and_never_stored(folder: Path, io: str) -> None:
+    with House(folder, io=io, capacity=2 * CHUNK_BYTES) as house:
+        fits = house.write("fits", pattern(2 * CHUNK_BYTES))
+        larger = house.write("larger", pattern(2 * CHUNK_BYTES + 1))
+        assert house.fetch("larger") == ("bypass too-large", larger)
+        assert house.cache.stats().entries == 0
+        assert house.fetch("fits") == ("miss", fits)
+        assert house.fetch("larger") == ("bypass too-large", larger)
+        assert house.fetch("fits") == ("hit", fits)
+        assert house.cache.stats().evictions == 0
+
+
+def test_the_newcomer_evicts_only_once_its_first_chunk_was_read(folder: Path, io: str) -> None:
+    with House(folder, io=io, capacity=2 * CHUNK_BYTES) as house:
+        house.write("old", pattern(2 * CHUNK_BYTES))
+        house.write("new", pattern(2 * CHUNK_BYTES, 7))
+        house.fetch("old")
+        house.root.cold.add("new")
+        gate = Gate()
+        house.root.before_read = lambda name, offset: gate.wait()
+        asking = gevent.spawn(house.fetch, "new")
+        wait_for(lambda: gate.waiting)
+        assert house.fetch("old")[0] == "hit"
+        gate.open()
+        assert asking.get()[0] == "miss"
+        assert house.cache.stats().evictions == 1
+
+
+@pytest.mark.parametrize("fault", ["before_open", "before_read"])
+def test_a_failing_disk_evicts_nothing(folder: Path, io: str, fault: str) -> None:
+    with House(folder, io=io, capacity=2 * CHUNK_BYTES) as house:
+        content = house.write("old", pattern(2 * CHUNK_BYTES))
+        house.write("new", pattern(CHUNK_BYTES))
+        house.fetch("old")
+        house.root.cold.add("new")
+        setattr(house.root, fault, house.fail("new"))
+        with pytest.raises(root.DiskFailure):
+            house.fetch("new")
+        assert house.fetch("old") == ("hit", content)
+        assert house.cache.stats().misses == 1
+
+
+def test_a_fault_in_a_later_chunk_reaches_the_reader_and_stores_nothing(folder: Path, io: str) -> None:
+    with House(folder, io=io) as house:
+        house.write("a", pattern(3 * CHUNK_BYTES))
+        house.root.cold.add("a")
+
+        def third_chunk_fails(name: str, offset: int) -> None:
+            if offset == 2 * CHUNK_BYTES:
+                raise root.DiskFailure("EIO, said the test")
+
+        house.root.before_read = third_chunk_fails
+        with pytest.raises(root.DiskFailure):
+            house.fetch("a")
+        assert house.cache.stats().entries == 0
+        house.root.before_read = lambda name, offset: None
+        assert house.fetch("a") == ("miss", pattern(3 * CHUNK_BYTES))
+
+
+def test_what_is_read_so_far_is_there_before_the_file_is_read_to_its_end(folder: Path, io: str) -> None:
+    with House(folder, io=io) as house:
+        content = house.write("a", pattern(3 * CHUNK_BYTES))
+        house.root.cold.add("a")
+        gate = Gate()
+
+        def hold_the_last(name: str, offset: int) -> None:
+            if offset == 2 * CHUNK_BYTES:
+                gate.wait()
+
+        house.root.before_read = hold_the_last
+        body = house.store.get("a")
+        first = b"".join(body.read(0, CHUNK_BYTES))
+        second = b"".join(body.read(CHUNK_BYTES, CHUNK_BYTES))
+        assert first + second == content[: 2 * CHUNK_BYTES]
+        assert house.cache.stats().filling == len(content)
+        gate.open()
+        assert b"".join(body.read(2 * CHUNK_BYTES, CHUNK_BYTES)) == content[2 * CHUNK_BYTES :]
+        body.close()
+
+
+def test_clients_that_come_during_a_fill_share_its_one_read(folder: Path, io: str) -> None:
+    with House(folder, io=io) as house:
+        content = house.write("a", pattern(3 * CHUNK_BYTES))
+        house.root.cold.add("a")
+        gate = Gate()
+        house.root.before_open = lambda name: gate.wait()
+        asking = [gevent.spawn(house.fetch, "a") for _ in range(50)]
+        wait_for(lambda: gate.waiting)
+        gate.open()
+        answers = [one.get() for one in asking]
+        assert sorted(where for where, _ in answers) == ["coalesced"] * 49 + ["miss"]
+        assert all(got == content for _, got in answers)
+        assert house.root.reads == [("a", offset) for offset in (0, CHUNK_BYTES, 2 * CHUNK_BYTES)]
+
+
+def test_a_body_whose_entry_is_evicted_goes_on_from_disk_with_the_same_version(folder: Path, io: str) -> None:
+    with House(folder, io=io, capacity=4 * CHUNK_BYTES) as house:
+        content = house.write("a", pattern(4 * CHUNK_BYTES))
+        house.write("b", pattern(4 * CHUNK_BYTES, 9))
+        house.fetch("a")
+        for evicted_at in range(0, 4 * CHUNK_BYTES, CHUNK_BYTES):
+            house.fetch("a")
+            body = house.store.get("a")
+            beginning = b"".join(b"".join(body.read(at, CHUNK_BYTES)) for at in range(0, evicted_at, CHUNK_BYTES))
+            house.fetch("b")
+            rest = b"".join(
+                b"".join(body.read(at, CHUNK_BYTES)) for at in range(evicted_at, len(content), CHUNK_BYTES)
+            )
+            body.close()
+            assert outcome(body) == "hit"
+            assert beginning + rest == content
+
+
+def test_no_room_for_a_second_large_fill_is_a_bypass_and_never_an_error(folder: Path, io: str) -> None:
+    with House(folder, io=io, capacity=4 * CHUNK_BYTES) as house:
+        first = house.write("first", pattern(3 * CHUNK_BYTES))
+        second = house.write("second", pattern(2 * CHUNK_BYTES, 5))
+        small = house.write("small", b"x")
+        house.root.cold.add("first")
+        gate = Gate()
+
+        def hold_after_the_first_chunk(name: str, offset: int) -> None:
+            if name == "first" and offset > 0:
+                gate.wait()
+
+        house.root.before_read = hold_after_the_first_chunk
+        asking = gevent.spawn(house.fetch, "first")
+        wait_for(lambda: gate.waiting)
+        assert house.fetch("second") == ("bypass no-room", second)
+        assert house.fetch("small") == ("bypass no-room", small)
+        gate.open()
+        assert asking.get() == ("miss", first)
+
+
+def test_readers_are_counted_while_they_read(folder: Path) -> None:
+    with House(folder) as house:
+        house.write("a", b"content")
+        house.fetch("a")
+        body = house.store.get("a")
+        assert house.cache.snapshot()[1][0].readers == 1
+        body.close()
+        assert house.cache.snapshot()[1][0].readers == 0
+
+
+def test_head_starts_no_fill_and_counts_nothing(folder: Path, io: str) -> None:
+    with House(folder, io=io) as house:
+        house.write("a", b"content")
+        described = house.store.describe("a")
+        assert (described.is_cached, described.representation.identity.size) == (False, 7)
+        house.fetch("a")
+        assert house.store.describe("a").is_cached
+        stats = house.cache.stats()
+        assert (stats.hits, stats.misses, stats.entries) == (0, 1, 1)
+
+
+@pytest.mark.parametrize(("revalidate_s", "pass_s", "fresh"), [(1, 0.4, False), (1, 1.01, True), (0, 0, True)])
+def test_a_replaced_file_is_served_fresh_within_the_window(
+    folder: Path, io: str, revalidate_s: float, pass_s: float, fresh: bool
+) -> None:
+    with House(folder, io=io, revalidate_s=revalidate_s) as house:
+        old = house.write("a", b"old")
+        house.fetch("a")
+        new = house.replace("a", b"new")
+        house.clock.now_s += pass_s
+        assert house.fetch("a") == (("miss", new) if fresh else ("hit", old))
+
+
+def test_an_unchanged_file_stays_a_hit_and_is_looked_at_once_a_window(folder: Path, io: str) -> None:
+    with House(folder, io=io) as house:
+        house.write("a", b"content")
+        house.fetch("a")
+        before = len(house.root.looks)
+        for _ in range(40):
+            house.clock.now_s += 0.1
+            assert house.fetch("a")[0] == "hit"
+            gevent.sleep(0)
+        assert 4 <= len(house.root.looks) - before <= 12
+
+
+def test_from_half_the_window_on_a_hit_looks_and_is_served_at_once(folder: Path, io: str) -> None:
+    with House(folder, io=io) as house:
+        house.write("a", b"old")
+        house.fetch("a")
+        house.replace("a", b"new")
+        house.root.cold.add("a")
+        gate = Gate()
+        house.root.before_stat = lambda name: gate.wait()
+        house.clock.now_s += 0.6
+        assert [house.fetch("a") for _ in range(5)] == [("hit", b"old")] * 5
+        wait_for(lambda: gate.waiting)
+        assert gate.waiting == 1
+        gate.open()
+        wait_for(lambda: house.cache.stats().entries == 0)
+        assert house.fetch("a") == ("miss", b"new")
+
+
+def test_a_deleted_file_is_gone_after_the_window(folder: Path, io: str) -> None:
+    with House(folder, io=io) as house:
+        house.write("a", b"content")
+        house.fetch("a")
+        (folder / "a").unlink()
+        house.clock.now_s += 1.1
+        with pytest.raises(root.NotFound):
+            house.fetch("a")
+        assert house.cache.stats().entries == 0
+
+
+def test_a_look_that_fails_drops_nothing(folder: Path, io: str) -> None:
+    with House(folder, io=io) as house:
+        house.write("a", b"content")
+        house.fetch("a")
+        house.root.cold.add("a")
+        house.root.before_stat = house.fail("a")
+        house.clock.now_s += 1.1
+        with pytest.raises(root.DiskFailure):
+            house.fetch("a")
+        house.root.before_stat = lambda name: None
+        assert house.fetch("a") == ("hit", b"content")
+
+
+def test_a_file_with_young_stamps_is_believed_for_the_window_and_then_read_again(folder: Path, io: str) -> None:
+    with House(folder, io=io) as house:
+        house.write("a", b"content")
+        ctime_ns = (folder / "a").stat().st_ctime_ns
+        house.wall_ns = ctime_ns + 1_900_000_000
+        assert house.fetch("a")[0] == "miss"
+        house.clock.now_s += 0.9
+        assert house.fetch("a")[0] == "hit"
+        house.clock.now_s += 0.2
+        house.wall_ns += 200_000_000
+        assert house.fetch("a")[0] == "miss"
+        house.clock.now_s += 1.2
+        assert house.fetch("a")[0] == "hit"
+
+
+def test_a_file_with_young_stamps_is_not_stored_when_every_request_looks(folder: Path, io: str) -> None:
+    with House(folder, io=io, revalidate_s=0) as house:
+        for size in (5, 3 * CHUNK_BYTES):
+            content = house.write("a", pattern(size))
+            house.wall_ns = (folder / "a").stat().st_ctime_ns
+            assert house.fetch("a") == ("miss", content)
+            assert house.cache.stats().entries == 0
+
+
+def test_a_rewrite_during_a_fill_fails_it(folder: Path, io: str) -> None:
+    with House(folder, io=io) as house:
+        house.write("a", pattern(3 * CHUNK_BYTES))
+
+        def rewrite(name: str, offset: int) -> None:
+            if offset == CHUNK_BYTES:
+                house.write("a", pattern(3 * CHUNK_BYTES, 99), OLD_NS + 1)
+
+        house.root.after_read = rewrite
+        with pytest.raises(root.Changed):
+            house.fetch("a")
+        assert house.cache.stats().entries == 0
+
+
+def test_a_replacement_during_a_fill_leaves_the_running_answer_one_version(folder: Path, io: str) -> None:
+    with House(folder, io=io) as house:
+        old = house.write("a", pattern(3 * CHUNK_BYTES))
+
+        def replace(name: str, offset: int) -> None:
+            if offset == 0:
+                house.replace("a", pattern(2 * CHUNK_BYTES, 3))
+
+        house.root.after_read = replace
+        assert house.fetch("a") == ("miss", old)
+        house.root.after_read = lambda name, offset: None
+        house.clock.now_s += 1.1
+        assert house.fetch("a") == ("miss", pattern(2 * CHUNK_BYTES, 3))
+
+
+def test_who_comes_to_a_fill_of_a_version_that_was_replaced_gets_the_new_one_past_the_cache(
+    folder: Path, io: str
+) -> None:
+    with House(folder, io=io) as house:
+        old = house.write("a", pattern(3 * CHUNK_BYTES))
+        house.root.cold.add("a")
+        gate = Gate()
+        house.root.before_read = lambda name, offset: gate.wait() if offset == CHUNK_BYTES else None
+        asking = gevent.spawn(house.fetch, "a")
+        wait_for(lambda: gate.waiting)
+        new = house.replace("a", b"new and short")
+        joined = house.store.get("a")
+        assert outcome(joined) == "coalesced"
+        house.clock.now_s += 1.1
+        assert house.fetch("a") == ("bypass changed", new)
+        gate.open()
+        assert asking.get() == ("miss", old)
+        assert read_body(joined) == old
+        joined.close()
+
+
+@pytest.mark.parametrize("name", ["missing", "sub", "sub/missing"])
+def test_what_is_no_file_moves_no_counter(folder: Path, io: str, name: str) -> None:
+    with House(folder, io=io) as house:
+        house.write("sub/a", b"")
+        with pytest.raises(root.FileError):
+            house.fetch(name)
+        stats = house.cache.stats()
+        assert (stats.hits, stats.misses, stats.coalesced, stats.bypasses) == (0, 0, 0, 0)
