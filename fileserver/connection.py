@@ -212,32 +212,29 @@ class Connection:
         keep_alive = request.keep_alive and not self._site.draining
         try:
             self._send_reply(reply, request, keep_alive)
-        finally:
-            if isinstance(reply.payload, Body):
-                reply.payload.close()
+        except FileError as problem:
+            self._send_reply(site.explain(problem), request, keep_alive)
         return keep_alive
 
     def _send_reply(self, reply: site.Reply, request: wire.Request, keep_alive: bool) -> None:
         ending = wire.connection_field(keep_alive=keep_alive, minor=request.minor)
         head = self._statuses[reply.status] + reply.fields + ending
-        if request.method == b"HEAD":
+        if reply.body is not None:
+            self._send_body(head, reply.body)
+        elif request.method == b"HEAD":
             self._send_all(head)
-        elif isinstance(reply.payload, Body):
-            self._send_body(head, reply.payload)
         else:
-            self._send_all(head + reply.payload)
+            self._send_all(head + reply.content)
 
     def _answer_line(self, line: wire.OneLine) -> None:
-        problem, payload = self._site.answer_line(line)
-        if problem:
-            self._send_all(f"ERROR {problem}\n".encode())
-        elif isinstance(payload, Body):
-            try:
+        try:
+            payload = self._site.answer_line(line)
+            if isinstance(payload, Body):
                 self._send_body(b"", payload)
-            finally:
-                payload.close()
-        else:
-            self._send_all(payload)
+            else:
+                self._send_all(payload)
+        except FileError as problem:
+            self._send_all(b"ERROR " + site.explain(problem).content)
 
     def _refuse(self, problem: wire.WireError) -> bool:
         """Say why and close. True when the client may still be sending."""
@@ -246,9 +243,7 @@ class Connection:
         else:
             reply = site.error(problem.status, problem.reason)
             ending = wire.connection_field(keep_alive=False, minor=1)
-            answer = self._statuses[problem.status] + reply.fields + ending
-            assert isinstance(reply.payload, bytes)
-            answer += reply.payload
+            answer = self._statuses[problem.status] + reply.fields + ending + reply.content
         try:
             self._send_all(answer)
         except (Gone, OSError):
@@ -265,26 +260,37 @@ class Connection:
             sent += self._send([memoryview(content)[sent:]])
 
     def _send_body(self, head: bytes, body: Body) -> None:
-        """Send a head and a whole body. Raises Gone, also when the body fails: a short answer must look cut."""
-        offset = 0
-        while head or offset < body.size:
-            buffers = self._next_buffers(head, body, offset)
-            offered = sum(map(len, buffers))
-            sent = self._send(buffers)
-            del buffers
-            offset += max(0, sent - len(head))
-            head = head[sent:]
-            if sent < offered:
-                self._wait_writable()
-            elif offset < body.size:
-                gevent.sleep(0)
+        """Send a head and a whole body, and close the body.
 
-    def _next_buffers(self, head: bytes, body: Body, offset: int) -> list[bytes | memoryview]:
+        Raises the body's FileError as long as nothing was sent; later it raises Gone, because a short answer must
+        not look whole.
+        """
+        offset = 0
+        is_begun = False
         try:
-            buffers = body.read(offset, SEND_BYTES) if offset < body.size else []
+            while head or offset < body.size:
+                buffers = self._next_buffers(head, body, offset)
+                offered = sum(map(len, buffers))
+                sent = self._send(buffers)
+                del buffers
+                is_begun = is_begun or sent > 0
+                offset += max(0, sent - len(head))
+                head = head[sent:]
+                if sent < offered:
+                    self._wait_writable()
+                elif offset < body.size:
+                    gevent.sleep(0)
         except FileError as problem:
+            if not is_begun:
+                raise
             log.warning("cut after %d of %d bytes: %s", offset, body.size, problem)
             raise Gone from problem
+        finally:
+            body.close()
+
+    def _next_buffers(self, head: bytes, body: Body, offset: int) -> list[bytes | memoryview]:
+        """What comes next: of a small file all at once, copied together; of a large one the chunks themselves."""
+        buffers = body.read(offset, SEND_BYTES) if offset < body.size else []
         if head and len(buffers) == 1 and len(buffers[0]) <= JOIN_BYTES:
             return [b"".join((head, *buffers))]
         return [head, *buffers] if head else buffers

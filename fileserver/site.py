@@ -36,14 +36,12 @@ class Traffic:
 
 
 class Reply(NamedTuple):
-    """An answer: `fields` are rendered header lines, `payload` what follows the head.
-
-    A Body is the receiver's to close.
-    """
+    """An answer: rendered header lines, and after the head a `body` (the receiver's to close) or `content`."""
 
     status: int
     fields: bytes
-    payload: bytes | Body
+    content: bytes = b""
+    body: Body | None = None
 
 
 _ERRORS: dict[type[Exception], tuple[int, str]] = {
@@ -85,20 +83,20 @@ class Site:
             name, query = names.decode_target(request.target)
             return self._resource(request, name, query)
         except (root.FileError, names.BadTarget) as problem:
-            return self._explain(problem, name)
+            return explain(problem, name)
 
-    def answer_line(self, line: wire.OneLine) -> tuple[str, bytes | Body]:
-        """The answer in the one-line protocol: (why it is an error or `""`, payload)."""
+    def answer_line(self, line: wire.OneLine) -> bytes | Body:
+        """The payload that answers a request in the one-line protocol; a Body is the caller's to close."""
         if line.name is None:
             _, entries = self._store.cache.snapshot()
-            return "", _joined(admin.cache_text(entries))
+            return _joined(admin.cache_text(entries))
         name = names.decode_name(line.name)
         try:
             if name is None or _is_reserved(name) or not self._is_valid(name):
                 raise root.NotFound("not a name")
-            return "", self._body(name)
+            return self._body(name)
         except root.FileError as problem:
-            return self._explain(problem, name).payload.decode().rstrip("\n"), b""  # type: ignore[union-attr]
+            return b"ERROR " + explain(problem, name).content
 
     def stats(self) -> dict[str, object]:
         """Every counter of the program at this instant, the public schema of `/-/stats`."""
@@ -125,9 +123,9 @@ class Site:
         if request.method == b"HEAD":
             described = self._store.describe(name)
             status = b"X-Cache: HIT\r\nCache-Status: gserver; hit\r\n" if described.is_cached else b""
-            return Reply(200, described.representation.fields + status, b"")
+            return Reply(200, described.representation.fields + status)
         body = self._body(name)
-        return Reply(200, body.representation.fields + cache_fields(body), body)
+        return Reply(200, body.representation.fields + cache_fields(body), body=body)
 
     def _body(self, name: str) -> Body:
         body = self._store.get(name)
@@ -190,10 +188,12 @@ class Site:
     def _is_valid(self, name: str) -> bool:
         return names.is_valid(name, hidden=self._hidden)
 
-    def _explain(self, problem: Exception, name: str | None) -> Reply:
-        status, reason = next(_ERRORS[kind] for kind in type(problem).__mro__ if kind in _ERRORS)
-        subject = f": {name}" if name and name.isprintable() else ""
-        return error(status, reason + subject)
+
+def explain(problem: Exception, name: str | None = None) -> Reply:
+    """The answer that says why not, without the error's own text."""
+    status, reason = next(_ERRORS[kind] for kind in type(problem).__mro__ if kind in _ERRORS)
+    subject = f": {name}" if name and name.isprintable() else ""
+    return error(status, reason + subject)
 
 
 def error(status: int, reason: str, fields: dict[str, str] | None = None) -> Reply:

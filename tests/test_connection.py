@@ -141,6 +141,15 @@ def test_a_disk_that_fails_before_the_head_is_500_and_says_nothing_of_itself(fol
         assert (status, body) == (500, b"the disk failed: a\n")
 
 
+def test_a_disk_that_fails_at_the_first_byte_of_a_bypass_is_still_an_answer(folder: Path, io: str) -> None:
+    with House(folder, io=io, capacity=CHUNK_BYTES) as house, house.serving() as port:
+        house.write("a", pattern(4 * CHUNK_BYTES))
+        house.root.cold.add("a")
+        house.root.before_read = house.fail("a")
+        assert split(ask(port, LAST % b"a"))[0] == 500
+        assert ask(port, b"GET a\n") == b"ERROR the disk failed\n"
+
+
 @pytest.mark.parametrize("line", [b"GET a\n", LAST % b"a"])
 def test_a_transfer_that_must_be_cut_ends_in_a_reset(folder: Path, io: str, line: bytes) -> None:
     with House(folder, io=io) as house, house.serving() as port, connect(port) as client:
