@@ -89,8 +89,12 @@ class Disk:
             return None
 
     def look(self, name: str) -> Identity:
-        """The identity of `name` now, from a thread that only looks."""
+        """The identity of `name` now, from a thread that only looks at stored files."""
         return _in(self._lookers, self._root.stat, name)
+
+    def stat(self, name: str) -> Identity:
+        """The identity of `name` now, in turn with the reads: for names that nobody has asked for before."""
+        return _in(self._readers, self._root.stat, name)
 
     def list(self, folder: str) -> Folder:
         """The folder's entries."""

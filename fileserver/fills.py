@@ -165,6 +165,7 @@ class Fills:
             entry = fill.entry
             while entry is not None and version is not None and entry.held < entry.size:
                 fill.move()
+                gevent.sleep(0)  # a page-cached file of 64 MiB would hold the loop for many milliseconds
                 self._cache.append(entry, version.read(entry.held, CHUNK_BYTES))
                 if entry.held == entry.size:
                     self._finish(entry)

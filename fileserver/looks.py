@@ -1,7 +1,7 @@
 """Is the name still the same version? One look at a time for each name, shared by everyone who asks.
 
-A look is a stat beneath the root: inline when the kernel has the answer, else in a thread of its own. Looking is
-apart from reading so that a hit, which only wants to know whether it is true, never queues behind slow reads.
+A look is a stat beneath the root: inline when the kernel has the answer, else in a thread. Looks at stored files
+have threads of their own, so that a hit, which only wants to know whether it is true, never queues behind reads.
 """
 
 import time
@@ -38,10 +38,13 @@ class Look:
 
 
 class Looks:
-    """Looks under way, by name."""
+    """Looks under way, by name. `ask` is what looks when the kernel does not know: Disk.look or Disk.stat."""
 
-    def __init__(self, disk: Disk, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, disk: Disk, ask: Callable[[str], Identity], *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._disk = disk
+        self._ask = ask
         self._clock = clock
         self._under_way: dict[str, Look] = {}
 
@@ -72,7 +75,7 @@ class Looks:
 
     def _wait_for_disk(self, name: str, look: Look) -> None:
         try:
-            look.identity = self._disk.look(name)
+            look.identity = self._ask(name)
         except FileError as error:
             look.error = error
         finally:

@@ -128,7 +128,9 @@ class Store:
             clock=clock,
             clock_ns=clock_ns,
         )
-        self._looks = Looks(disk, clock=clock)
+        self._looks = Looks(disk, disk.look, clock=clock)
+        self._strange_looks = Looks(disk, disk.stat, clock=clock)
+        """At names that are not stored, which may be many and slow and must not delay the looks at what is."""
 
     def get(self, name: str) -> Body:
         """The file's present version, counted as the answer it will be. The caller closes it. Raises FileError."""
@@ -149,7 +151,7 @@ class Store:
         entry = self._believable(name, asked_s)
         if entry is not None:
             return Described(entry.meta.representation, True)
-        identity = self._looks.look(name, asked_s - self._revalidate_s).seen()
+        identity = self._strange_looks.look(name, asked_s - self._revalidate_s).seen()
         return Described(Representation(name, identity, self._cache_control), False)
 
     def list(self, folder: str) -> Folder:
@@ -172,7 +174,7 @@ class Store:
         identity = fill.wait_open().identity
         try:
             if fill.looked_s < asked_s - self._revalidate_s:
-                look = self._looks.look(name, asked_s - self._revalidate_s)
+                look = self._strange_looks.look(name, asked_s - self._revalidate_s)
                 if look.seen() != identity:
                     raise Changed("another version has taken the name")
                 fill.looked_s = look.began_s

@@ -14,7 +14,7 @@ from gevent.server import StreamServer
 
 from fileserver.connection import Connection
 from fileserver.disk import Disk
-from fileserver.root import DiskFailure, Identity, Opened, Root
+from fileserver.root import DiskFailure, Folder, Identity, Opened, Root
 from fileserver.site import Site
 from fileserver.store import Body, Store
 from fileserver.wire import StatusLines
@@ -64,6 +64,8 @@ class FaultyRoot(Root):
         self.opens: list[str] = []
         self.looks: list[str] = []
         self.before_open: Callable[[str], None] = lambda name: None
+        self.before_fstat: Callable[[str], None] = lambda name: None
+        self.before_list: Callable[[str], None] = lambda name: None
         self.before_stat: Callable[[str], None] = lambda name: None
         self.before_read: Callable[[str, int], None] = lambda name, offset: None
         self.after_read: Callable[[str, int], None] = lambda name, offset: None
@@ -92,7 +94,14 @@ class FaultyRoot(Root):
         return descriptor
 
     def identity(self, descriptor: int) -> Identity:
-        return self.stamps(self._names[descriptor], super().identity(descriptor))
+        name = self._names[descriptor]
+        if name in self.cold:
+            self.before_fstat(name)
+        return self.stamps(name, super().identity(descriptor))
+
+    def list(self, folder: str) -> Folder:
+        self.before_list(folder)
+        return super().list(folder)
 
     def read(
         self, descriptor: int, identity: Identity, offset: int, length: int, *, cached: bool = False
