@@ -39,7 +39,7 @@ from fileserver.root import Root
 from fileserver.site import Site
 from fileserver.store import Store
 from fileserver.wire import StatusLines
-from lrucache import POLICIES, Cache
+from lrucache import CHUNK_BYTES, POLICIES, Cache
 
 BACKLOG = 4096
 """Connections the kernel keeps for us; gevent's 128 overflows when many clients come at once."""
@@ -119,6 +119,7 @@ def main() -> int:
     options = parse_arguments()
     logging.basicConfig(level=options.log_level.upper(), format="%(asctime)s %(levelname)s %(message)s")
     sys.setswitchinterval(SWITCH_INTERVAL_S)
+    process.return_freed_memory(CHUNK_BYTES // 2)
     limit = process.raise_descriptor_limit()
     try:
         root = Root(options.directory, hidden=options.hidden)

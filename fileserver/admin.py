@@ -22,6 +22,9 @@ SLICE = 500
 PAGE_POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 """Content-Security-Policy of our own pages: no script, nothing from elsewhere."""
 
+_END_OF_9999_S = 253_402_300_799
+"""The last second of the years that gmtime can name; a file system may hold any 64 bits."""
+
 _STYLE = """
 :root{color-scheme:light dark}
 body{font:16px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:60rem;padding:0 1rem}
@@ -95,7 +98,7 @@ def size_text(size: int) -> str:
     if size < 1024:
         return f"{size} B"
     amount, unit = float(size), "B"
-    for unit in ("KiB", "MiB", "GiB", "TiB", "PiB"):  # noqa: B007
+    for unit in ("KiB", "MiB", "GiB", "TiB", "PiB", "EiB"):  # noqa: B007
         amount /= 1024
         if amount < 999.5:
             break
@@ -109,7 +112,7 @@ def _slices(items: list[Item]) -> Iterator[list[Item]]:
 def _row(folder: str, entry: FolderEntry) -> str:
     path = f"{folder}/{entry.name}" if folder else entry.name
     slash = "/" if entry.is_folder else ""
-    date = strftime("%Y-%m-%d %H:%M", gmtime(max(0, entry.mtime_s)))
+    date = strftime("%Y-%m-%d %H:%M", gmtime(min(max(0, entry.mtime_s), _END_OF_9999_S)))
     return (
         f'<tr><td><a href="{_href(path, is_folder=entry.is_folder)}">{escape(entry.name)}{slash}</a></td>'
         f'<td class="n">{"" if entry.is_folder else size_text(entry.size)}</td><td class="n">{date}</td></tr>\n'

@@ -120,7 +120,7 @@ class Connection:
             linger = self._converse()
         except wire.WireError as problem:
             linger = self._refuse(problem)
-        except (Gone, OSError):
+        except Gone:
             self._reset()
         except Exception:
             log.exception("a connection failed")
@@ -203,6 +203,8 @@ class Connection:
             except BlockingIOError:
                 if is_last:
                     return b""
+            except OSError as problem:
+                raise Gone from problem
 
     # Answering.
 
@@ -246,7 +248,7 @@ class Connection:
             answer = self._statuses[problem.status] + reply.fields + ending + reply.content
         try:
             self._send_all(answer)
-        except (Gone, OSError):
+        except Gone:
             return False
         return True
 
@@ -296,7 +298,7 @@ class Connection:
         return [head, *buffers] if head else buffers
 
     def _send(self, buffers: list[bytes | memoryview]) -> int:
-        """Offer buffers to the socket without waiting; how many bytes it took. Raises Gone or OSError."""
+        """Offer buffers to the socket without waiting; how many bytes it took. Raises Gone."""
         try:
             if len(buffers) == 1 or not self._vectored:
                 sent: int = self._socket.send(buffers[0])
@@ -304,6 +306,8 @@ class Connection:
                 sent = self._socket.sendmsg(buffers)
         except BlockingIOError:
             return 0
+        except OSError as problem:
+            raise Gone from problem
         self._traffic.bytes_sent += sent
         return sent
 
@@ -328,7 +332,7 @@ class Connection:
         try:
             if linger:
                 self._linger()
-        except (Expired, OSError):
+        except (Expired, Gone, OSError):
             pass
         finally:
             self._traffic.connections.discard(self)

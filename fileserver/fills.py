@@ -128,10 +128,11 @@ class Fills:
         """Begin to read `name`; nobody may be filling it already. Raises FileError if that is known at once.
 
         Never waits. What the kernel has in memory and fits one chunk is read here and now, and the fill has ended
-        when it is returned; everything else goes on in a greenlet.
+        when it is returned. Everything else goes on in a greenlet, and reads its first chunk there: no payload
+        may wait for a greenlet's turn, or many newcomers at once would hold a chunk each.
         """
         fill = Fill(self._clock())
-        opened = self._disk.open_cached(name, self._cache.capacity)
+        opened = self._disk.open_cached(name, min(CHUNK_BYTES, self._cache.capacity))
         if opened is not None and opened.descriptor < 0:
             self._store_first(fill, name, opened)
             fill.ended = True

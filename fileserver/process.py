@@ -1,5 +1,6 @@
 """What the operating system says of this process. Unknown answers are None, never a guess."""
 
+import ctypes
 import os
 import sys
 from contextlib import suppress
@@ -37,3 +38,17 @@ def raise_descriptor_limit() -> int:
         with suppress(OSError, ValueError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
     return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+
+
+def return_freed_memory(threshold_bytes: int) -> bool:
+    """Have the C library give blocks of at least so many bytes back to the system the moment they are freed.
+
+    glibc raises its own threshold to the size of what is freed, and from then on cuts large blocks out of a heap
+    that small ones keep from shrinking: with 2,000 slow readers 64 MiB of payload were measured to cost 380 MiB,
+    with this 66 MiB. False where the C library has no mallopt.
+    """
+    m_mmap_threshold = -3  # malloc.h
+    try:
+        return bool(ctypes.CDLL(None).mallopt(m_mmap_threshold, threshold_bytes))
+    except (OSError, AttributeError, TypeError):
+        return False

@@ -47,6 +47,7 @@ for _suffix, _type in {
     ".zst": "application/zstd",
 }.items():
     _TYPES.add_type(_type, _suffix)
+_TYPES.encodings_map[".z"] = "compress"  # suffixes are looked up in lower case
 
 _COMPRESSED = {
     "gzip": "application/gzip",
@@ -58,8 +59,8 @@ _COMPRESSED = {
 
 
 @lru_cache(maxsize=1024)
-def _type_of_suffix(name: str) -> str:
-    kind, encoding = _TYPES.guess_type(name)
+def _type_of(suffix: str) -> str:
+    kind, encoding = _TYPES.guess_type(f"x.{suffix}")
     if encoding is not None:
         return _COMPRESSED.get(encoding, "application/octet-stream")
     if kind is None:
@@ -69,12 +70,8 @@ def _type_of_suffix(name: str) -> str:
 
 def content_type(name: str) -> str:
     """The media type of a file called `name`, text with its charset; application/octet-stream if unknown."""
-    stem, dot, suffix = name.rpartition(".")
-    if not dot or "/" in suffix:
-        return "application/octet-stream"
-    # x.tar.gz and the like need both suffixes; the rest of the name says nothing.
-    inner = stem.rpartition(".")[2]
-    return _type_of_suffix(f"x.{inner}.{suffix}".lower() if "/" not in inner else f"x.{suffix}".lower())
+    _, dot, suffix = name.rpartition(".")
+    return _type_of(suffix.lower()) if dot and "/" not in suffix else "application/octet-stream"
 
 
 class Representation:

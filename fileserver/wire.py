@@ -25,6 +25,8 @@ MAX_BODY_BYTES = 64 * 1024
 """413 above it; below, a request body is read and thrown away, framing included."""
 MAX_LINE_BYTES = 8 * 1024
 """Of the one-line protocol, as for a target."""
+LINE_SLACK_BYTES = 64
+"""What a request line may have besides its target: method, version, spaces."""
 
 REASONS = {
     200: "OK",
@@ -170,7 +172,8 @@ class RequestReader:
 
     def _next_line(self) -> OneLine | None:
         line, ended, _ = self._buffer.partition(b"\n")
-        if len(line) > MAX_LINE_BYTES:
+        # What has no end yet may still become an HTTP request line with an absolute target.
+        if len(line) > MAX_LINE_BYTES + (0 if ended else LINE_SLACK_BYTES):
             raise OneLineError(414, "the line is too long")
         if not ended:
             return None
@@ -184,6 +187,8 @@ class RequestReader:
         if self._buffer.startswith(b"\r\n"):
             # RFC 9112 section 2.2: empty lines before a request line are ignored.
             self._buffer, self._scanned = _EMPTY_LINES.sub(b"", self._buffer), 0
+            # The first line of the connection has been, and was not in the one-line protocol.
+            self._parser = self._parser or httptools.HttpRequestParser(self)
         end = self._buffer.find(b"\r\n\r\n", max(0, self._scanned - 3)) + 4
         if end < 4:
             self._check_beginning()
@@ -200,7 +205,9 @@ class RequestReader:
             raise WireError(400, "the Host field is missing")
         # Where a request that llhttp took for an upgrade has a body, nobody can say where the next one begins.
         has_body = b"transfer-encoding" in fields or fields.get(b"content-length", b"0") != b"0"
-        keep_alive = self._keep_alive and not (upgraded and has_body)
+        # RFC 9112 section 6.1: chunked from HTTP/1.0 is faulty framing.
+        faulty = minor == 0 and b"transfer-encoding" in fields
+        keep_alive = self._keep_alive and not (upgraded and has_body) and not faulty
         self._request = Request(method, target, fields, minor, keep_alive)
         self._expect_body(fields)
         return True
@@ -209,12 +216,12 @@ class RequestReader:
         """Refuse what can be refused before the head is complete, so that nobody waits for a verdict."""
         buffer = self._buffer
         line, ended, _ = buffer.partition(b"\n")
+        if not ended:
+            _check_length(line)
+        elif line.endswith(b"\r"):
+            _request_line(line[:-1])
         if _BARE_LF.search(buffer, max(0, self._scanned - 1)):
             raise WireError(400, "lines end in CR LF")
-        if ended:
-            _request_line(line[:-1])
-        elif len(line) > MAX_TARGET_BYTES + 64:
-            raise WireError(414 if b" " in line[:32] else 400, "the request line is too long")
         if len(buffer) > MAX_HEAD_BYTES:
             raise WireError(431, "too long header fields")
 
@@ -222,7 +229,7 @@ class RequestReader:
         if self._complete:
             return
         length = fields.get(b"content-length")
-        self._body_left = None if length is None else int(length)
+        self._body_left = None if length is None else int(length.lstrip(b"0") or b"0")
         if self._body_left is not None and self._body_left > MAX_BODY_BYTES:
             raise WireError(413, "the request body is too large")
 
@@ -261,8 +268,14 @@ class RequestReader:
         return False
 
 
+def _check_length(line: bytes) -> None:
+    if len(line) > MAX_TARGET_BYTES + LINE_SLACK_BYTES:
+        raise WireError(414 if b" " in line[:32] else 400, "the request line is too long")
+
+
 def _request_line(line: bytes) -> tuple[bytes, bytes, int]:
     """Method, target and minor version. Raises WireError."""
+    _check_length(line)
     match = _REQUEST_LINE.fullmatch(line)
     if match is None:
         raise WireError(400, "not an HTTP request line")

@@ -17,11 +17,17 @@ _START_LINE = re.compile(r"gserver: http://(\[.*?\]|[^:/]*):(\d+)/ serves ")
 
 
 class Program:
-    """A running gserver.py on a free port. Leaving the `with` stops it and checks that it stopped cleanly."""
+    """A running gserver.py on a free port. Leaving the `with` stops it and checks that it stopped cleanly.
 
-    def __init__(self, directory: Path, *options: str) -> None:
+    `changes` are statements that a wrapper runs before `gserver.main`, with `connection` at hand.
+    """
+
+    def __init__(self, directory: Path, *options: str, changes: str = "") -> None:
+        program = [str(PROJECT / "gserver.py")]
+        if changes:
+            program = ["-c", f"import gserver; from fileserver import connection; {changes}; gserver.main()"]
         self.process = subprocess.Popen(
-            [sys.executable, str(PROJECT / "gserver.py"), "0", str(directory), *options],
+            [sys.executable, *program, "0", str(directory), *options],
             stderr=subprocess.PIPE,
             text=True,
             cwd=PROJECT,

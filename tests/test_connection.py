@@ -268,7 +268,7 @@ def test_a_full_server_says_so(folder: Path) -> None:
     with House(folder) as house:
         ours, theirs = socket.socketpair()
         turned_away = connection.Connection(ours, house.site, StatusLines())
-        turning = gevent.spawn(lambda: turned_away.turn_away())
+        turning = gevent.spawn(turned_away.turn_away)
         status, fields, _ = split(receive_all(theirs))
         assert (status, fields[b"retry-after"], fields[b"connection"]) == (503, b"1", b"close")
         theirs.close()

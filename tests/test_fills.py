@@ -1,4 +1,4 @@
-"""The promises under concurrency: one read, a hard budget, one version, nothing left behind, whoever fails when."""
+"""The promises under concurrency: one read, a hard budget, one version, nothing left behind, whoever fails."""
 
 import errno
 import os
