@@ -33,6 +33,9 @@ MESSAGE_BYTES = 4096
 NAME_BYTES = 255
 """NAME_MAX: the longest a file name may be where we write."""
 
+MAX_TIMEOUT_S = 1e6
+"""poll(2) counts milliseconds in an int: 24 days."""
+
 
 class Failure(Exception):
     """What went wrong, in words for the user, and the exit code that says it to a script."""
@@ -67,7 +70,7 @@ def show(options: argparse.Namespace, path: str) -> None:
 def fetch(options: argparse.Namespace, name: str, directory: str) -> None:
     """Fetch one file to `directory`/its last component, whole or not at all; or to standard output."""
     target = None if directory == "-" else Target(directory, name)
-    with answer(options, "/" + quote(name.removeprefix("/"))) as response:
+    with answer(options, request_path(name)) as response:
         progress = Progress(name, response.length or 0)
         if target is None:
             copy(response, sys.stdout.buffer, progress)
@@ -76,36 +79,46 @@ def fetch(options: argparse.Namespace, name: str, directory: str) -> None:
                 copy(response, part, progress)
 
 
+def request_path(name: str) -> str:
+    """The path of the file `name`; an argument that is not UTF-8 travels as the bytes it is."""
+    return "/" + quote(name.removeprefix("/"), errors="surrogateescape")
+
+
 @contextlib.contextmanager
 def answer(options: argparse.Namespace, path: str) -> Iterator[http.client.HTTPResponse]:
     """The server's 200 to a GET of `path`. Raises Failure for everything else, also while it is being read."""
-    connection = http.client.HTTPConnection(options.host, options.port, timeout=options.timeout)
     try:
-        try:
-            connection.connect()
-        except socket.gaierror as error:
-            raise Failure(RESOLVE, f"cannot resolve {options.host}: {error.strerror}") from error
-        except TimeoutError:
-            raise
-        except OSError as error:
-            raise Failure(
-                CONNECT, f"cannot connect to {options.host} port {options.port}: {reason(error)}"
-            ) from error
-        connection.request("GET", path, headers={"Accept-Encoding": "identity"})
-        response = connection.getresponse()
-        if response.status != http.HTTPStatus.OK:
-            raise Failure(REFUSED, refusal(response))
-        if response.length is None:
-            raise Failure(REFUSED, "the server did not say how long its answer is")
-        yield response
+        with contextlib.closing(connected(options)) as connection:
+            connection.request("GET", path, headers={"Accept-Encoding": "identity"})
+            response = connection.getresponse()
+            if response.status != http.HTTPStatus.OK:
+                raise Failure(REFUSED, refusal(response))
+            if response.length is None:
+                raise Failure(REFUSED, "the server did not say how long its answer is")
+            yield response
     except TimeoutError as error:
         raise Failure(TIMEOUT, f"nothing came for {options.timeout:g} s") from error
-    except (ConnectionError, http.client.IncompleteRead, http.client.RemoteDisconnected) as error:
-        raise Failure(PARTIAL, "the server cut the connection") from error
+    except (OSError, http.client.IncompleteRead) as error:  # also a network that went away under it
+        raise Failure(PARTIAL, "the connection was cut") from error
     except http.client.HTTPException as error:
         raise Failure(REFUSED, "the answer is not HTTP") from error
-    finally:
-        connection.close()
+
+
+def connected(options: argparse.Namespace) -> http.client.HTTPConnection:
+    """An open connection, the caller's to close. Raises Failure, or TimeoutError."""
+    try:
+        connection = http.client.HTTPConnection(options.host, options.port, timeout=options.timeout)
+        connection.connect()
+    except socket.gaierror as error:
+        raise Failure(RESOLVE, f"cannot resolve {options.host}: {error.strerror}") from error
+    except (UnicodeError, http.client.InvalidURL) as error:  # refused before any name server is asked
+        raise Failure(RESOLVE, f"cannot resolve {options.host!r}: not a host name") from error
+    except TimeoutError:
+        raise
+    except OSError as error:
+        message = f"cannot connect to {options.host} port {options.port}: {reason(error)}"
+        raise Failure(CONNECT, message) from error
+    return connection
 
 
 def refusal(response: http.client.HTTPResponse) -> str:
@@ -140,7 +153,7 @@ class Target:
     """
 
     def __init__(self, directory: str, name: str) -> None:
-        last = name.rstrip("/").rpartition("/")[2]
+        last = name.rpartition("/")[2]
         if last in ("", ".", "..") or any(sign in last for sign in "\0" + forbidden_signs()):
             raise Failure(USAGE, f"{name!r} does not name a file")
         if not os.path.isdir(directory):
@@ -255,7 +268,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("words", metavar="list | stats | health | FILE DIR | get FILE...", nargs="+")
     parser.add_argument("-d", "--directory", metavar="DIR", help="where get writes (default: here; -: stdout)")
     parser.add_argument(
-        "--timeout", metavar="S", type=float, default=60.0, help="seconds without a byte (default: 60)"
+        "--timeout", metavar="S", type=seconds, default=60.0, help="seconds without a byte (default: 60)"
     )
     options = parser.parse_args(arguments)
     words: list[str] = options.words
@@ -265,8 +278,8 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
             if command not in COMMANDS:
                 parser.error(f"{command!r} is no command: list, stats, health, or FILE and DIR")
             options.command = command
-        case ["get", *files] if options.directory is not None or len(files) != 1 or not is_directory(files[0]):
-            options.files, options.directory = files, options.directory or "."
+        case ["get", file, *more] if options.directory is not None or more or not is_directory(file):
+            options.files, options.directory = [file, *more], options.directory or "."
         case [file, directory] if options.directory is None:
             options.files, options.directory = [file], directory
         case _:
@@ -284,6 +297,13 @@ def port(text: str) -> int:
     if not (text.isascii() and text.isdigit() and 0 < int(text) < 65536):
         raise argparse.ArgumentTypeError(f"{text!r} is not a port")
     return int(text)
+
+
+def seconds(text: str) -> float:
+    """An argument type: a time a socket can wait, in seconds."""
+    if not 0 < float(text) <= MAX_TIMEOUT_S:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0, at most {MAX_TIMEOUT_S:g}")
+    return float(text)
 
 
 if __name__ == "__main__":
