@@ -43,9 +43,9 @@ def raise_descriptor_limit() -> int:
 def return_freed_memory(threshold_bytes: int) -> bool:
     """Have the C library give blocks of at least so many bytes back to the system the moment they are freed.
 
-    glibc raises its own threshold to the size of what is freed, and from then on cuts large blocks out of heaps, one
-    for each thread, that small ones keep from shrinking. Measured with a full cache of 64 MiB after 4,000 evictions,
-    all reads in threads: 145 MiB resident, with this 104 MiB. False where the C library has no mallopt.
+    glibc raises its own threshold to the size of what is freed, and from then on cuts large blocks out of heaps,
+    one for each thread, that small ones keep from shrinking. Measured with a full cache of 64 MiB after 4,000
+    evictions, all reads in threads: 145 MiB resident, with this 104 MiB. False where the C library has no mallopt.
     """
     m_mmap_threshold = -3  # malloc.h
     try:
