@@ -13,6 +13,8 @@ import os
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
+import gevent
+from gevent import Greenlet
 from gevent.threadpool import ThreadPool
 
 from fileserver.root import Folder, Identity, Opened, Root
@@ -34,6 +36,7 @@ class Disk:
         self._inline = inline
         self._readers = ThreadPool(threads)
         self._lookers = ThreadPool(LOOK_THREADS)
+        self._releasing: set[Greenlet[..., Any]] = set()
         self.reads_inline = 0
         self.reads_pool = 0
 
@@ -57,14 +60,17 @@ class Disk:
         if opened is None:
             opened = _in(self._readers, self._root.open, name, first_max)
             self.reads_pool += opened.first is not None
-        elif opened.first is None and opened.identity.size <= first_max:
-            try:
-                first = self.read(opened.descriptor, opened.identity, 0, CHUNK_BYTES)
-            except BaseException:
-                self.release(opened.descriptor)
-                raise
-            opened = opened._replace(first=first)
-        return opened
+        if opened.first is not None or opened.identity.size > first_max:
+            return opened
+        try:
+            first = self.read(opened.descriptor, opened.identity, 0, CHUNK_BYTES)
+        except BaseException:
+            self.release(opened.descriptor)
+            raise
+        if len(first) == opened.identity.size:
+            self.release(opened.descriptor)
+            return Opened(-1, opened.identity, first)
+        return opened._replace(first=first)
 
     def read(self, descriptor: int, identity: Identity, offset: int, length: int) -> bytes:
         """At most one chunk from `offset` on. The descriptor must stay open until this returns."""
@@ -101,14 +107,17 @@ class Disk:
         return _in(self._readers, self._root.list, folder)
 
     def release(self, descriptor: int) -> None:
-        """Close a descriptor without waiting; where closing asks a server (FUSE, NFS) a thread does it."""
+        """Close a descriptor, and wait for nothing; where that asks a server (FUSE, NFS) a thread does it."""
         if self._inline and self._root.knows_cached:
             os.close(descriptor)
         else:
-            self._readers.spawn(os.close, descriptor)
+            releasing = gevent.spawn(_in, self._readers, os.close, descriptor)
+            self._releasing.add(releasing)
+            releasing.link(self._releasing.discard)
 
     def close(self) -> None:
         """End the threads, waiting for what they are doing."""
+        gevent.joinall(list(self._releasing))
         for pool in (self._readers, self._lookers):
             pool.kill()
 

@@ -109,17 +109,18 @@ _MEANING: dict[int, type[FileError]] = {
     errno.EMFILE: Exhausted,
     errno.ENFILE: Exhausted,
     errno.ENOMEM: Exhausted,
+    errno.EAGAIN: Exhausted,  # somebody holds a lease on the file; this open has asked for it back
 }
 
 
 @contextmanager
-def _meaning() -> Iterator[None]:
-    """Turn an OSError into the FileError that says what it means. EAGAIN passes: it is an answer, not a fault."""
+def _meaning(*, cached: bool = False) -> Iterator[None]:
+    """Turn an OSError into the FileError that says what it means. With `cached` EAGAIN passes: it is an answer."""
     try:
         yield
-    except BlockingIOError:
-        raise
     except OSError as error:
+        if cached and isinstance(error, BlockingIOError):
+            raise
         raise _MEANING.get(error.errno or 0, DiskFailure)(str(error)) from error
 
 
@@ -160,7 +161,7 @@ class Root:
         after. With `cached`, raises BlockingIOError when the open itself would wait; `first` is None when only
         the read would. Raises FileError.
         """
-        with _meaning():
+        with _meaning(cached=cached):
             descriptor = self._open(name, cached)
         try:
             identity = self.identity(descriptor)
@@ -198,7 +199,7 @@ class Root:
         The file is looked at again *after* the read: Changed is raised instead of bytes that may be of another
         version. With `cached`, raises BlockingIOError unless every byte is in the page cache.
         """
-        with _meaning():
+        with _meaning(cached=cached):
             length = min(length, identity.size - offset)
             content = (positioned.read_cached if cached else positioned.read)(descriptor, length, offset)
             if len(content) < length or not identity.same_bytes(self.identity(descriptor)):
@@ -222,13 +223,14 @@ class Root:
         found: list[FolderEntry] = []
         truncated = False
         for entry in entries:
-            if len(found) >= LISTING_MAX:
+            if not (_is_utf8(entry.name) and names.is_valid(entry.name, hidden=self.hidden)):
+                continue
+            line = self._line(folder, entry)
+            if line is not None and len(found) >= LISTING_MAX:
                 truncated = True
                 break
-            if _is_utf8(entry.name) and names.is_valid(entry.name, hidden=self.hidden):
-                line = self._line(folder, entry)
-                if line is not None:
-                    found.append(line)
+            if line is not None:
+                found.append(line)
         found.sort(key=lambda line: (not line.is_folder, line.name))
         return Folder(found, truncated)
 

@@ -65,6 +65,8 @@ class Entry:
 
         The buffers keep their chunks alive: drop them before anything that switches greenlets.
         """
+        if offset >= self.held:
+            return []
         index, skip = divmod(offset, CHUNK_BYTES)
         buffers: list[bytes | memoryview] = []
         while limit > 0 and index < len(self.chunks):
@@ -170,10 +172,10 @@ class Cache:
             return entry
 
     def append(self, entry: Entry, chunk: bytes) -> None:
-        """Add the next chunk of an entry in flight. Raises ValueError on more than was reserved."""
+        """Add the next chunk of an entry in flight, full unless it is the last. Raises ValueError on any other."""
         with self._section:
-            full = entry.held + len(chunk) == entry.size or len(chunk) == CHUNK_BYTES
-            if self._in_flight.get(entry.name) is not entry or entry.held + len(chunk) > entry.size or not full:
+            expected = min(CHUNK_BYTES, entry.size - entry.held)
+            if self._in_flight.get(entry.name) is not entry or len(chunk) != expected:
                 self._violations += 1
                 raise ValueError(f"{entry.name!r}: this chunk was not reserved")
             entry.held += len(chunk)
