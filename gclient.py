@@ -63,20 +63,15 @@ def main(arguments: list[str] | None = None) -> int:
 
 def show(options: argparse.Namespace, path: str) -> None:
     """Print what the server says at `path`."""
-    with answer(options, path) as response:
-        copy(response, sys.stdout.buffer, Progress(None, 0))
+    with answer(options, path) as response, standard_output() as output:
+        copy(response, output, Progress(None, 0))
 
 
 def fetch(options: argparse.Namespace, name: str, directory: str) -> None:
     """Fetch one file to `directory`/its last component, whole or not at all; or to standard output."""
-    target = None if directory == "-" else Target(directory, name)
-    with answer(options, request_path(name)) as response:
-        progress = Progress(name, response.length or 0)
-        if target is None:
-            copy(response, sys.stdout.buffer, progress)
-        else:
-            with target as part:
-                copy(response, part, progress)
+    target = standard_output() if directory == "-" else Target(directory, name)
+    with answer(options, request_path(name)) as response, target as destination:
+        copy(response, destination, Progress(name, response.length or 0))
 
 
 def request_path(name: str) -> str:
@@ -144,6 +139,18 @@ def copy(response: http.client.HTTPResponse, destination: BinaryIO, progress: "P
                 raise Failure(WRITE, f"cannot write: {reason(error)}") from error
             left -= len(piece)
             progress.add(len(piece))
+
+
+@contextlib.contextmanager
+def standard_output() -> Iterator[BinaryIO]:
+    """Standard output, not closed. After a failure what it still buffers goes nowhere."""
+    try:
+        yield sys.stdout.buffer
+    except Failure:
+        # Python would write it again at exit, fail again, and make the exit code 120.
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
+        raise
 
 
 class Target:

@@ -200,7 +200,7 @@ class Root:
         version. With `cached`, raises BlockingIOError unless every byte is in the page cache.
         """
         with _meaning(cached=cached):
-            length = min(length, identity.size - offset)
+            length = max(0, min(length, identity.size - offset))
             content = (positioned.read_cached if cached else positioned.read)(descriptor, length, offset)
             if len(content) < length or not identity.same_bytes(self.identity(descriptor)):
                 raise Changed("the file changed while it was read")

@@ -51,8 +51,9 @@ class Versions:
         """Share a descriptor that the caller has opened; the caller holds the first use and closes nothing."""
         open_already = self._open.get((name, identity))
         if open_already is not None:
+            open_already.use()
             self.disk.release(descriptor)
-            return open_already.use()
+            return open_already
         version = self._open[name, identity] = Version(self, name, identity, descriptor)
         return version
 

@@ -563,6 +563,12 @@ def test_a_read_gives_exactly_its_range_and_less_only_at_the_end(
         os.close(descriptor)
 
 
+def grow_under_the_old_stamp(path: Path) -> None:
+    before = path.stat().st_mtime_ns
+    os.truncate(path, len(LARGE) + 1)
+    os.utime(path, ns=(0, before))
+
+
 def rewrite(path: Path) -> None:
     before = path.stat().st_mtime_ns
     path.write_bytes(LARGE[::-1])
@@ -575,6 +581,7 @@ def rewrite(path: Path) -> None:
         pytest.param(lambda path: os.truncate(path, 10), id="truncated"),
         pytest.param(lambda path: os.truncate(path, 0), id="emptied"),
         pytest.param(lambda path: os.truncate(path, len(LARGE) + 1), id="grown"),
+        pytest.param(grow_under_the_old_stamp, id="grown-under-the-old-stamp"),
         pytest.param(rewrite, id="rewritten"),
         pytest.param(lambda path: os.utime(path, ns=(0, 10**9)), id="touched"),
     ],
