@@ -151,12 +151,20 @@ class House:
 
     def __enter__(self) -> "House":
         self._descriptors = descriptors()
+        self._greenlets: list[gevent.Greenlet[..., Any]] = []
+        self._spawn = gevent.spawn
+        gevent.spawn = self._spawn_watched
         return self
 
+    def _spawn_watched(self, *arguments: Any, **keywords: Any) -> Any:
+        self._greenlets.append(self._spawn(*arguments, **keywords))
+        return self._greenlets[-1]
+
     def __exit__(self, kind: object, *_: object) -> None:
-        with gevent.Timeout(20):
-            while len(self.store.fills):
-                gevent.sleep(0.001)
+        gevent.spawn = self._spawn
+        left = gevent.joinall(self._greenlets, timeout=20)
+        assert len(left) == len(self._greenlets), "a greenlet was left behind"
+        assert len(self.store.fills) == 0
         self.disk.close()
         if kind is None:
             stats = self.cache.stats()
