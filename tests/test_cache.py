@@ -614,6 +614,15 @@ def test_peak_is_the_most_that_was_ever_cached_and_filling_together(make: Callab
     assert (stats.peak, stats.cached, stats.filling, stats.evictions) == (9, 0, 0, 0)
 
 
+@pytest.mark.parametrize("limit", ["capacity", "max_entries"])
+def test_a_broken_budget_or_bound_would_be_counted(make: Callable[..., Cache], limit: str) -> None:
+    cache = make(1, max_entries=1)
+    entry = reserved(cache, "a", 1)
+    setattr(cache, limit, 0)  # no sequence of calls breaks them, so the limit moves instead
+    fill(cache, entry)
+    assert cache.stats().violations == 1
+
+
 def test_an_entry_knows_when_it_came_and_when_it_was_last_used() -> None:
     now_s = iter([100.0, 107.5])
     cache = Cache(10, Lru(10), clock=lambda: next(now_s))
