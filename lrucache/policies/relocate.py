@@ -5,9 +5,9 @@ goes; otherwise names go in least-recently-used order until it fits.
 
 Good: one eviction instead of many, so small files survive large newcomers; on the real traces measured it misses
 fewer requests than LRU. Weak: the hottest name goes when it is the only larger one. One hot 40 MiB file in 64 MiB,
-asked for between newcomers, costs nothing when they are equal, a tenth of the newcomers' misses again when they are
-of 0 to 1 MiB, and is missed almost always when each newcomer is larger than the one before (93.9 % of all requests
-missed, where LRU misses the newcomers' 50 %). `tests/test_policies.py` holds a golden trace of both sides.
+asked for between newcomers, costs nothing when they are equal; of 0 to 1 MiB, it is missed every tenth time or so;
+when each newcomer is larger than the one before, almost always (93.9 % of all requests missed, where LRU misses
+the newcomers' 50 %). `tests/test_policies.py` holds a golden trace of both sides.
 
 "Least recently used of size >= s" is a question in two dimensions. Recency is a row of slots, filled from the
 left; a segment tree over the slots keeps the largest size of each stretch, so the leftmost slot of size >= s is
