@@ -59,7 +59,7 @@ class Fill:
         self.entry: Entry | None = None
         self.refusal: Refusal | None = None
         self.version: Version | None = None
-        self.error: Exception | None = None
+        self.error: FileError | None = None
         self.ended = False
         self._waiting = 0
         self._moved = Event()
@@ -71,7 +71,7 @@ class Fill:
             self._moved.wait()
         self._waiting -= 1
         if self.representation is None:
-            raise self.error or FileError("the fill ended early")
+            raise _anew(self.error)
         return self.representation
 
     def wait_beyond(self, offset: int) -> None:
@@ -79,7 +79,7 @@ class Fill:
         while not self.ended and self.entry is not None and self.entry.held <= offset:
             self._moved.wait()
         if self.error is not None:
-            raise self.error
+            raise _anew(self.error)
 
     def move(self) -> None:
         """Wake everyone who waits: there is something new to see."""
@@ -196,3 +196,8 @@ class Fills:
             self._cache.release(entry)
         else:
             self._cache.commit(entry)
+
+
+def _anew(error: FileError | None) -> FileError:
+    """The fill's error for one of those who wait: raised by all, one object would collect all their frames."""
+    return type(error)(*error.args) if error is not None else FileError("the fill ended early")
