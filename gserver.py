@@ -157,7 +157,8 @@ def main() -> int:
 
 def announce(options: argparse.Namespace, root: Root, port: int) -> None:
     """The start line: where to look, what is served, and who can see it."""
-    host = f"[{options.host}]" if ":" in options.host else options.host
+    here = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(options.host, options.host)
+    host = f"[{here}]" if ":" in here else here
     reach = "anyone who can reach it"
     if is_loopback(options.host):
         reach = "only this machine; --host 0.0.0.0 (or ::) for others"
