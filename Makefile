@@ -8,7 +8,7 @@ BIN := .venv/bin
 .PHONY: serve test coverage clean
 
 serve: .venv/ready
-	$(BIN)/python gserver.py $(PORT) "$(DIR)"
+	exec $(BIN)/python gserver.py $(PORT) "$(DIR)"
 
 test: .venv/ready
 	$(BIN)/ruff format --check .

@@ -144,6 +144,8 @@ def copy(response: http.client.HTTPResponse, destination: BinaryIO, progress: "P
 @contextlib.contextmanager
 def standard_output() -> Iterator[BinaryIO]:
     """Standard output, not closed. After a failure what it still buffers goes nowhere."""
+    if sys.stdout is None:
+        raise Failure(WRITE, "standard output is closed")
     try:
         yield sys.stdout.buffer
     except Failure:

@@ -53,6 +53,9 @@ it while the loop is busy."""
 
 REAP_EVERY_S = 0.5
 
+TURNED_AWAY_MAX = 64
+"""Connections beyond the limit that may linger until their client has read the 503; more are just closed."""
+
 log = logging.getLogger("gserver")
 
 
@@ -63,6 +66,7 @@ class Server:
         self._site = site
         self._max_connections = max_connections
         self._idle_s = idle_s
+        self._turned_away = 0
         self._statuses = StatusLines()
         self._stream_server = StreamServer(address, self._serve, backlog=BACKLOG)
         self._reaper: gevent.Greenlet[[], None] | None = None
@@ -100,10 +104,14 @@ class Server:
 
     def _serve(self, client: Any, _address: object) -> None:
         connection = Connection(client, self._site, self._statuses, idle_s=self._idle_s)
-        if len(self._site.traffic.connections) < self._max_connections:
+        if len(self._site.traffic.connections) - self._turned_away < self._max_connections:
             connection.serve()
-        else:
-            connection.turn_away()
+            return
+        self._turned_away += 1
+        try:
+            connection.turn_away(linger=self._turned_away <= TURNED_AWAY_MAX)
+        finally:
+            self._turned_away -= 1
 
     def _reap(self) -> None:
         """One greenlet looks at every deadline now and then: cheaper than a timer for each request."""
@@ -138,8 +146,10 @@ def main() -> int:
     )
     try:
         server.start()
-    except OSError as problem:
-        return fail(f"cannot listen on {options.host} port {options.port}: {problem.strerror}")
+    except (OSError, ValueError, TypeError) as problem:
+        number = getattr(problem, "errno", None) or 0
+        why = os.strerror(number) if number > 0 else getattr(problem, "strerror", None) or problem
+        return fail(f"cannot listen on {options.host} port {options.port}: {why}")
 
     stop, at_once = Event(), Event()
     for name in ("SIGTERM", "SIGINT"):
@@ -157,7 +167,7 @@ def main() -> int:
 
 def announce(options: argparse.Namespace, root: Root, port: int) -> None:
     """The start line: where to look, what is served, and who can see it."""
-    here = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(options.host, options.host)
+    here = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(options.host, options.host)
     host = f"[{here}]" if ":" in here else here
     reach = "anyone who can reach it"
     if is_loopback(options.host):
@@ -195,7 +205,12 @@ def parse_arguments() -> argparse.Namespace:
     add = parser.add_argument
     add("port", metavar="PORT", type=number(int, 0, 65535), help="TCP port; 0 picks a free one and prints it")
     add("directory", metavar="DIR", help="the folder to serve")
-    add("--host", default="127.0.0.1", help="address to listen on (default: %(default)s, only this machine)")
+    add(
+        "--host",
+        type=address,
+        default="127.0.0.1",
+        help="address to listen on (default: %(default)s, only this machine)",
+    )
     add(
         "--cache",
         metavar="SIZE",
@@ -291,6 +306,13 @@ def size(text: str) -> int:
     return int(match[1]) << (10 * exponent)
 
 
+def address(text: str) -> str:
+    """An argument type: an address or a host name."""
+    if not text or not text.isascii() or not text.isprintable():
+        raise argparse.ArgumentTypeError(f"{text!r} is not an address")
+    return text
+
+
 def field_value(text: str) -> str:
     """An argument type: what may stand in a header line."""
     if not (text.isascii() and text.isprintable()):
@@ -299,4 +321,7 @@ def field_value(text: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:  # before the signal handlers stood
+        sys.exit(130)

@@ -128,10 +128,11 @@ class Connection:
         finally:
             self._close(linger)
 
-    def turn_away(self) -> None:
-        """The server is full: say so instead of `serve`."""
+    def turn_away(self, linger: bool = True) -> None:
+        """The server is full: say so instead of `serve`. Lingering holds a descriptor for up to LINGER_S."""
         self._traffic.connections.add(self)
-        self._close(self._refuse(wire.WireError(503, "too many connections, try again")))
+        told = self._refuse(wire.WireError(503, "too many connections, try again"))
+        self._close(told and linger)
 
     def expire(self) -> None:
         """The deadline has passed: interrupt the wait for the socket, if there is one."""
@@ -255,11 +256,15 @@ class Connection:
     # Writing.
 
     def _send_all(self, content: bytes) -> None:
-        """Send bytes of our own. Raises Gone."""
-        sent = self._send([content])
-        while sent < len(content):
-            self._wait_writable()
-            sent += self._send([memoryview(content)[sent:]])
+        """Send bytes of our own, which are counted as long as they are held. Raises Gone."""
+        self._traffic.page_bytes += len(content)
+        try:
+            sent = self._send([content])
+            while sent < len(content):
+                self._wait_writable()
+                sent += self._send([memoryview(content)[sent:]])
+        finally:
+            self._traffic.page_bytes -= len(content)
 
     def _send_body(self, head: bytes, body: Body) -> None:
         """Send a head and a whole body, and close the body.
@@ -279,6 +284,7 @@ class Connection:
                 offset += max(0, sent - len(head))
                 head = head[sent:]
                 if sent < offered:
+                    body.hold()
                     self._wait_writable()
                 elif offset < body.size:
                     gevent.sleep(0)

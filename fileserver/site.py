@@ -6,10 +6,12 @@ none of them with the error's own text.
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import gevent
+from gevent.lock import Semaphore
 
 from fileserver import admin, names, process, root, wire
 from fileserver.store import Body, Store
@@ -25,12 +27,22 @@ _JSON = "application/json"
 _HTML = "text/html; charset=utf-8"
 
 
+PAGES_MAX_BYTES = 32 << 20
+"""Pages that may wait for slow clients. A page of 65,536 names is 8 MB, and many clients could hold one each;
+above it a page is 503 (nginx streams a listing from a pool of its own for each request, without a bound)."""
+
+LISTING_TURNS = 4
+"""Folders that are listed and rendered at a time; the cache's own list has a turn of its own."""
+
+
 @dataclass(slots=True)
 class Traffic:
     """What the connections count. Plain numbers, changed in the hub's thread."""
 
     bytes_sent: int = 0
     file_answers: int = 0
+    page_bytes: int = 0
+    """Of answers other than files, while they are being sent."""
     connections: set[Any] = field(default_factory=set)
     """The open Connections: Any, because their room is above this one."""
 
@@ -71,6 +83,8 @@ class Site:
         self._hidden = hidden
         self._index = index
         self._clock = clock
+        self._listing_turns = Semaphore(LISTING_TURNS)
+        self._cache_turn = Semaphore(1)
         self.traffic = Traffic()
         self.draining = False
 
@@ -87,11 +101,11 @@ class Site:
 
     def answer_line(self, line: wire.OneLine) -> bytes | Body:
         """The payload that answers a request in the one-line protocol; a Body is the caller's to close."""
-        if line.name is None:
-            _, entries = self._store.cache.snapshot()
-            return _joined(admin.cache_text(entries))
-        name = names.decode_name(line.name)
+        name = None
         try:
+            if line.name is None:
+                return self._list_text()
+            name = names.decode_name(line.name)
             if name is None or _is_reserved(name) or not self._is_valid(name):
                 raise root.NotFound("not a name")
             return self._body(name)
@@ -140,11 +154,28 @@ class Site:
         try:
             return self._file(request, f"{folder}/index.html" if folder else "index.html")
         except (root.NotFound, root.IsFolder):
+            pass
+        with self._turn(self._listing_turns):
             listing = self._store.list(folder)
-        if _wants_json(request, query):
-            return page(_joined(admin.folder_json(folder, listing)), _JSON, fields=_BY_ACCEPT)
-        html = _joined(admin.folder_html(folder, listing))
+            if is_root:
+                shown = [entry for entry in listing.entries if not _is_reserved(entry.name)]
+                listing = listing._replace(entries=shown)
+            if _wants_json(request, query):
+                return page(_joined(admin.folder_json(folder, listing)), _JSON, fields=_BY_ACCEPT)
+            html = _joined(admin.folder_html(folder, listing))
         return page(html, _HTML, fields=_BY_ACCEPT | {"Content-Security-Policy": admin.PAGE_POLICY})
+
+    @contextmanager
+    def _turn(self, turns: Semaphore) -> Iterator[None]:
+        """Make one long page at a time, and none while too many wait for slow clients. Raises Exhausted."""
+        with turns:
+            if self.traffic.page_bytes > PAGES_MAX_BYTES:
+                raise root.Exhausted("too many pages wait for their clients")
+            yield
+
+    def _list_text(self) -> bytes:
+        with self._turn(self._cache_turn):
+            return _joined(admin.cache_text(self._store.cache.snapshot()[1]))
 
     def _about(self, request: wire.Request, name: str, query: bytes) -> Reply:
         if name == "-/health":
@@ -152,11 +183,11 @@ class Site:
         if name == "-/stats":
             return page(admin.stats_json(self.stats()), _JSON)
         if name == "-/cache":
-            if _wants_json(request, query):
+            if not _wants_json(request, query):
+                return page(self._list_text(), _TEXT, fields=_BY_ACCEPT)
+            with self._turn(self._cache_turn):
                 stats, entries = self._stats_and_entries()
                 return page(_joined(admin.cache_json(stats, entries, self._clock())), _JSON, fields=_BY_ACCEPT)
-            _, entries = self._store.cache.snapshot()
-            return page(_joined(admin.cache_text(entries)), _TEXT, fields=_BY_ACCEPT)
         raise root.NotFound("reserved")
 
     def _stats_and_entries(self) -> tuple[dict[str, object], list[Entry]]:

@@ -77,6 +77,17 @@ class Body:
             if not entry.chunks:
                 self._attach(self._store.stored_again(self.representation))
 
+    def hold(self) -> None:
+        """Prepare for a slow client: keep the file open if that costs no wait.
+
+        Without a descriptor, a name that is replaced while it is sent from the cache takes the rest of this
+        version with it, and the answer is cut; with one it is finished, as by servers that send from descriptors.
+        """
+        if self._version is None:
+            self._version = self._store.versions.open_cached(
+                self.representation.name, self.representation.identity
+            )
+
     def close(self) -> None:
         """Give back what this body holds."""
         self._attach(None)

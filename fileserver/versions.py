@@ -5,7 +5,7 @@ version they began with, whatever happens to the name meanwhile.
 """
 
 from fileserver.disk import Disk
-from fileserver.root import Changed, Identity
+from fileserver.root import Changed, FileError, Identity
 
 
 class Version:
@@ -69,6 +69,21 @@ class Versions:
             self.disk.release(opened.descriptor)
             raise Changed("another version has taken the name")
         return self.adopt(name, opened.identity, opened.descriptor)
+
+    def open_cached(self, name: str, identity: Identity) -> Version | None:
+        """The same without waiting; None when the disk would have to be asked, or there is no such version."""
+        if (name, identity) in self._open:
+            return self._open[name, identity].use()
+        try:
+            opened = self.disk.open_cached(name, -1)
+        except FileError:
+            return None
+        if opened is None:
+            return None
+        if opened.identity != identity:
+            self.disk.release(opened.descriptor)
+            return None
+        return self.adopt(name, identity, opened.descriptor)
 
     def forget(self, key: tuple[str, Identity], version: Version) -> None:
         """A version closes."""

@@ -207,13 +207,15 @@ class House:
         return fault
 
     @contextmanager
-    def serving(self, **options: Any) -> Iterator[int]:
-        """A StreamServer over this house; the port."""
+    def serving(self, *, send_buffer: int = 0, **options: Any) -> Iterator[int]:
+        """A StreamServer over this house; the port. `send_buffer` is SO_SNDBUF, 0 leaves it to the system."""
         statuses = StatusLines()
         server = StreamServer(
             ("127.0.0.1", 0), lambda client, _: Connection(client, self.site, statuses, **options).serve()
         )
         server.start()
+        if send_buffer:
+            server.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
         try:
             yield int(server.address[1])
         finally:

@@ -2,6 +2,7 @@
 
 import math
 import struct
+from contextlib import suppress
 from pathlib import Path
 
 import gevent
@@ -9,6 +10,7 @@ import pytest
 from gevent import socket
 
 from fileserver import connection
+from fileserver.root import FileError
 from lrucache import CHUNK_BYTES
 from tests.house import Gate, House, pattern, receive_all, wait_for
 
@@ -78,3 +80,29 @@ def test_what_becomes_of_one_client_changes_nothing_for_the_others(
             client.close()
         wait_for(lambda: not house.site.traffic.connections)
         assert house.fetch("a") == ("hit", content)
+
+
+def replace(house: House) -> None:
+    house.replace("a", b"new")
+
+
+def delete(house: House) -> None:
+    (house.folder / "a").unlink()
+
+
+@pytest.mark.parametrize("change", [replace, delete])
+def test_a_slow_reader_of_a_hit_finishes_its_version_when_the_name_changes(folder: Path, change: object) -> None:
+    assert callable(change)
+    with House(folder) as house, house.serving() as port:
+        if not house.root.knows_cached:
+            pytest.skip("this system does not say what it has in memory")
+        content = house.write("a", pattern(40 * CHUNK_BYTES))
+        house.fetch("a")
+        client = connect(port)
+        wait_for(lambda: [one.waiting for one in house.site.traffic.connections] == [connection.Waiting.WRITABLE])
+        change(house)
+        house.clock.now_s += 2
+        with suppress(FileError):
+            house.fetch("a")
+        assert receive_all(client).partition(b"\r\n\r\n")[2] == content
+        client.close()

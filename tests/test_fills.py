@@ -127,6 +127,7 @@ def test_an_error_reaches_everyone_who_waits_and_evicts_nothing(
         gate.open()
         gevent.joinall(asking)
         assert {type(one.exception) for one in asking} == {root.DiskFailure}
+        assert house.root.opens.count("a") <= 1  # nobody tried again on their own
         stats = house.cache.stats()
         assert (stats.entries, stats.filling) == ((1, 0) if at in ("open", "fstat", 0) else (0, 0))
         if stats.entries:
@@ -134,6 +135,63 @@ def test_an_error_reaches_everyone_who_waits_and_evicts_nothing(
         house.root.before_open = house.root.before_fstat = lambda name: None
         house.root.before_read = lambda name, offset: None
         assert house.fetch("a")[1] == pattern(SIZE)
+
+
+@pytest.mark.parametrize("at", [0, CHUNK_BYTES])
+def test_an_error_that_nobody_expected_reaches_everyone_and_is_reported_once(
+    folder: Path, io: str, at: int, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with House(folder, io=io) as house:
+        content = house.write("a", pattern(SIZE))
+        house.root.cold.add("a")
+        gate = Gate()
+
+        def break_down(name: str, offset: int) -> None:
+            if offset == at:
+                gate.wait()
+                raise ZeroDivisionError("a mistake of ours")
+
+        house.root.before_read = break_down
+        asking = [gevent.spawn(house.fetch, "a") for _ in range(3)]
+        wait_for(lambda: gate.waiting)
+        gate.open()
+        gevent.joinall(asking)
+        assert ["mistake" in str(one.exception) for one in asking] == [True] * 3
+        assert {type(one.exception) for one in asking} == {root.FileError}
+        said = capfd.readouterr().err
+        assert said.count("ZeroDivisionError: a mistake of ours") == 1
+        house.root.before_read = lambda name, offset: None
+        assert house.fetch("a") == ("miss", content)
+
+
+def test_others_run_between_two_chunks_of_a_fill_that_never_waits(folder: Path) -> None:
+    with House(folder) as house:
+        house.write("a", pattern(SIZE))
+        asking = gevent.spawn(house.fetch, "a")
+        seen = set()
+        while not asking.ready():
+            seen.add(len(house.root.reads))
+            gevent.sleep(0)
+        assert seen >= set(range(CHUNKS))
+
+
+def test_a_small_file_that_the_kernel_has_is_there_without_a_switch(folder: Path) -> None:
+    with House(folder) as house:
+        if not house.root.knows_cached:
+            pytest.skip("this system does not say what it has in memory")
+        house.write("a", b"content")
+        other = gevent.spawn(lambda: None)
+        assert house.fetch("a") == ("miss", b"content")
+        assert not other.ready()
+        other.join()
+
+
+def test_no_payload_waits_for_the_turn_of_its_fill(folder: Path, io: str) -> None:
+    with House(folder, io=io) as house:
+        for number in range(5):
+            house.write(f"{number}", pattern(SIZE))
+            house.store.fills.start(f"{number}")
+        assert house.root.reads == []
 
 
 def test_two_fills_that_together_exceed_the_budget_never_do(folder: Path, io: str) -> None:

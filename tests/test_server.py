@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 import random
-import resource
 import shutil
 import signal
 import socket
@@ -217,6 +216,11 @@ def test_no_index_shows_no_folder_and_hidden_shows_hidden_names(start: Start, fo
     assert server.get("/.hidden")[2] == b"shown"
 
 
+def test_hidden_lists_hidden_names(start: Start, folder: Path) -> None:
+    (folder / ".hidden").write_bytes(b"")
+    assert [b".hidden" in start(*options).get("/")[2] for options in ((), ("--hidden",))] == [False, True]
+
+
 def test_the_head_of_a_file_says_what_caches_want_to_know(start: Start, folder: Path) -> None:
     (folder / "a.html").write_bytes(b"<p>")
     old(folder / "a.html")
@@ -336,6 +340,7 @@ def test_importing_the_packages_patches_nothing() -> None:
     ("host", "shown", "reach"),
     [
         ("127.0.0.2", "127.0.0.2", "only this machine"),
+        ("localhost", "localhost", "only this machine"),
         ("::1", "[::1]", "only this machine"),
         ("0.0.0.0", "127.0.0.1", "anyone"),
         ("::", "[::1]", "anyone"),
@@ -350,6 +355,113 @@ def test_the_start_line_says_where_and_who(folder: Path, host: str, shown: str, 
         )
         assert reach in server.start_line
         assert server.get("/-/health")[2] == b"ok\n"
+
+
+def test_who_says_nothing_else_serves_this_machine_only(folder: Path) -> None:
+    with Program(folder) as server:
+        assert server.host == "127.0.0.1"
+        assert "(64 MiB cache, relocate; only this machine" in server.start_line
+
+
+def test_each_socket_sends_without_delay_from_a_bounded_buffer_and_threads_switch_quickly(folder: Path) -> None:
+    options = [("socket.SOL_SOCKET", "socket.SO_SNDBUF"), ("socket.IPPROTO_TCP", "socket.TCP_NODELAY")]
+    said = ", ".join(f"self._socket.getsockopt(gserver.{level}, gserver.{option})" for level, option in options)
+    changes = (
+        "serve = connection.Connection.serve; connection.Connection.serve = lambda self:"
+        f" (gserver.log.warning('set: %d %d %g', {said}, gserver.sys.getswitchinterval()), serve(self))[1]"
+    )
+    with Program(folder, changes=changes) as server:
+        server.get("/-/health")
+        assert server.process.stderr is not None
+        line = server.process.stderr.readline()
+    buffer, no_delay, interval = line.partition("set: ")[2].split()
+    # Linux says twice what was asked for.
+    assert int(buffer) in (224 * 1024, 2 * 224 * 1024)
+    assert (int(no_delay), float(interval)) == (1, 0.0005)
+
+
+def test_clients_that_come_faster_than_they_are_accepted_wait_in_the_kernel(folder: Path) -> None:
+    clients = 400
+    somaxconn = Path("/proc/sys/net/core/somaxconn")
+    if not somaxconn.exists() or int(somaxconn.read_text()) < clients:
+        pytest.skip("this system lets fewer wait, or does not say")
+    with Program(folder) as server, ExitStack() as connected:
+        server.process.send_signal(signal.SIGSTOP)
+        try:
+            for _ in range(clients):
+                connected.enter_context(server.connect(timeout=10))
+        finally:
+            server.process.send_signal(signal.SIGCONT)
+
+
+def test_the_descriptor_limit_is_the_hard_one(folder: Path) -> None:
+    resource = pytest.importorskip("resource")
+    if not hasattr(resource, "prlimit"):
+        pytest.skip("only Linux tells the limits of another process")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 1000), hard))
+    try:
+        server = Program(folder)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    with server:
+        raised = resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE)[0]
+    assert raised == (1 << 20 if hard == resource.RLIM_INFINITY else min(hard, 1 << 20))
+
+
+def test_io_pool_reads_in_threads_alone(folder: Path) -> None:
+    (folder / "a").write_bytes(b"content")
+    with Program(folder, "--io", "pool") as server:
+        server.get("/a")
+        stats = server.stats()
+    assert (stats["disk_reads_inline"], stats["disk_reads_pool"]) == (0, 1)
+
+
+@pytest.mark.parametrize(("policy", "stays"), [("lru", "large"), ("relocate", "small")])
+def test_the_policy_asked_for_decides_who_goes(folder: Path, policy: str, stays: str) -> None:
+    for name, size in (("small", 200_000), ("large", 700_000), ("new", 300_000)):
+        sparse(folder / name, size)
+    with Program(folder, "--cache", "1MiB", "--policy", policy) as server:
+        for name in ("small", "large", "new"):
+            server.get(f"/{name}")
+        assert names(server) == ["new", stays]
+
+
+def test_revalidate_0_serves_a_replaced_file_fresh_at_once(start: Start, folder: Path) -> None:
+    server = start("--revalidate", "0")
+    for content in (b"one", b"two", b"three"):
+        (folder / "new").write_bytes(content)
+        (folder / "new").rename(folder / "a")
+        assert server.get("/a")[2] == content
+
+
+def test_the_log_level_leaves_out_what_is_below_it(folder: Path) -> None:
+    with Program(folder, "--log-level", "warning") as server:
+        assert server.stop() == ""
+
+
+HANGS = (
+    "from fileserver.root import Root; import gevent.monkey;"
+    " Root.open = lambda *_, **__: gevent.monkey.get_original('time', 'sleep')(1000)"
+)
+"""Changes that make the disk a dead one: an open never returns."""
+
+
+def test_as_many_threads_wait_for_a_dead_disk_as_are_allowed_and_a_stop_waits_for_none(folder: Path) -> None:
+    options = ("--io", "pool", "--threads", "3", "--drain", "0.1")
+    with Program(folder, *options, changes=HANGS) as server, ExitStack() as connected:
+        threads = Path(f"/proc/{server.process.pid}/task")
+        if not threads.exists():
+            pytest.skip("this system does not list threads")
+        before = len(list(threads.iterdir()))
+        for number in range(5):
+            client = connected.enter_context(server.connect())
+            client.sendall(b"GET /f%d HTTP/1.1\r\nHost: x\r\n\r\n" % number)
+        while server.stats()["fills_in_flight"] < 5:
+            pass
+        server.stats()
+        assert len(list(threads.iterdir())) == before + 3
+        assert "5 transfers cut" in server.stop()
 
 
 def has_ipv6() -> bool:
@@ -374,6 +486,14 @@ def test_more_connections_than_allowed_are_told_so_at_once(folder: Path) -> None
 def test_an_idle_connection_ends_after_its_time(folder: Path) -> None:
     with Program(folder, "--idle-timeout", "0.1") as server, server.connect() as client:
         assert client.recv(1) == b""
+
+
+def test_who_has_time_left_is_spared_when_deadlines_are_looked_at(folder: Path) -> None:
+    with Program(folder, changes="gserver.REAP_EVERY_S = 0.0001") as server, server.connect() as client:
+        for _ in range(20):
+            assert server.get("/-/health")[0] == 200
+        client.sendall(b"GET /-/health HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert client.recv(4096).startswith(b"HTTP/1.1 200")
 
 
 @contextmanager

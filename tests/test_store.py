@@ -1,11 +1,13 @@
 """One request through store, fills, cache and disk: where its bytes come from, and what it leaves behind."""
 
 from pathlib import Path
+from typing import Any
 
 import gevent
 import pytest
 
 from fileserver import root
+from fileserver.store import Store
 from lrucache import CHUNK_BYTES
 from tests.house import OLD_NS, Gate, House, outcome, pattern, read_body, wait_for
 
@@ -40,7 +42,32 @@ def test_a_file_larger_than_the_cache_is_streamed_and_never_stored(folder: Path,
         assert house.fetch("fits") == ("miss", fits)
         assert house.fetch("larger") == ("bypass too-large", larger)
         assert house.fetch("fits") == ("hit", fits)
-        assert house.cache.stats().evictions == 0
+        stats = house.cache.stats()
+        assert (stats.misses, stats.bypasses, stats.evictions) == (1, 2, 0)
+
+
+def test_each_chunk_of_a_file_larger_than_the_cache_is_read_once(folder: Path, io: str) -> None:
+    with House(folder, io=io, capacity=2 * CHUNK_BYTES) as house:
+        house.write("a", pattern(2 * CHUNK_BYTES + 1))
+        house.fetch("a")
+        assert house.root.reads == [("a", offset) for offset in (0, CHUNK_BYTES, 2 * CHUNK_BYTES)]
+
+
+@pytest.mark.parametrize("expected", ["miss", "hit", "bypass too-large"])
+@pytest.mark.parametrize("limit", [1, 1000, CHUNK_BYTES, CHUNK_BYTES + 1, 1 << 20])
+def test_a_read_gives_no_more_than_was_asked_for(folder: Path, io: str, expected: str, limit: int) -> None:
+    capacity = CHUNK_BYTES if expected == "bypass too-large" else 64 << 20
+    with House(folder, io=io, capacity=capacity) as house:
+        content = house.write("a", pattern(6 * CHUNK_BYTES))
+        if expected == "hit":
+            house.fetch("a")
+        body = house.store.get("a")
+        assert outcome(body) == expected
+        for offset in (0, 5, CHUNK_BYTES - 1):
+            got = b"".join(body.read(offset, limit))
+            assert 0 < len(got) <= limit
+            assert content.startswith(got, offset)
+        body.close()
 
 
 def test_the_newcomer_evicts_only_once_its_first_chunk_was_read(folder: Path, io: str) -> None:
@@ -144,6 +171,34 @@ def test_a_body_whose_entry_is_evicted_goes_on_from_disk_with_the_same_version(f
             assert beginning + rest == content
 
 
+def test_a_body_whose_entry_was_evicted_and_stored_again_reads_the_disk_no_more(folder: Path, io: str) -> None:
+    with House(folder, io=io) as house:
+        content = house.write("a", pattern(2 * CHUNK_BYTES))
+        house.fetch("a")
+        body = house.store.get("a")
+        beginning = b"".join(body.read(0, CHUNK_BYTES))
+        assert house.cache.discard(house.cache.snapshot()[1][0])
+        house.fetch("a")
+        (folder / "a").unlink()
+        assert beginning + b"".join(body.read(CHUNK_BYTES, CHUNK_BYTES)) == content
+        assert house.cache.snapshot()[1][0].readers == 1
+        body.close()
+
+
+def test_a_body_never_goes_on_with_another_version_that_was_stored_since(folder: Path, io: str) -> None:
+    with House(folder, io=io) as house:
+        house.write("a", pattern(2 * CHUNK_BYTES))
+        house.fetch("a")
+        body = house.store.get("a")
+        body.read(0, CHUNK_BYTES)
+        house.replace("a", pattern(2 * CHUNK_BYTES, 9))
+        house.clock.now_s += 1.1
+        assert house.fetch("a")[0] == "miss"
+        with pytest.raises(root.Changed):
+            body.read(CHUNK_BYTES, CHUNK_BYTES)
+        body.close()
+
+
 def test_no_room_for_a_second_large_fill_is_a_bypass_and_never_an_error(folder: Path, io: str) -> None:
     with House(folder, io=io, capacity=4 * CHUNK_BYTES) as house:
         first = house.write("first", pattern(3 * CHUNK_BYTES))
@@ -227,6 +282,138 @@ def test_from_half_the_window_on_a_hit_looks_and_is_served_at_once(folder: Path,
         assert house.fetch("a") == ("miss", b"new")
 
 
+def test_a_look_that_ended_makes_room_for_the_next(folder: Path, io: str) -> None:
+    with House(folder, io=io) as house:
+        house.write("a", b"content")
+        house.fetch("a")
+        entry = house.cache.snapshot()[1][0]
+        house.root.cold.add("a")
+        for looks in (1, 2, 3):
+            house.clock.now_s += 0.6
+            assert house.fetch("a")[0] == "hit"
+            wait_for(lambda: entry.meta.looked_s == house.clock.now_s)
+            assert len(house.root.looks) == looks
+
+
+def test_any_number_of_hits_during_a_slow_look_leave_one_greenlet_waiting(
+    folder: Path, io: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with House(folder, io=io) as house:
+        house.write("a", b"content")
+        house.fetch("a")
+        house.root.cold.add("a")
+        gate = Gate()
+        house.root.before_stat = lambda name: gate.wait()
+        house.clock.now_s += 0.6
+        spawned: list[object] = []
+        spawn = gevent.spawn
+
+        def counted(*work: Any) -> object:
+            spawned.append(work)
+            return spawn(*work)
+
+        monkeypatch.setattr(gevent, "spawn", counted)
+        assert [house.fetch("a")[0] for _ in range(100)] == ["hit"] * 100
+        assert len(spawned) == 2  # the look, and who learns from it
+        gate.open()
+
+
+def test_a_look_ahead_that_fails_drops_nothing(folder: Path, io: str) -> None:
+    with House(folder, io=io) as house:
+        house.write("a", b"content")
+        house.fetch("a")
+        house.root.cold.add("a")
+        failed: list[str] = []
+
+        def fail(name: str) -> None:
+            failed.append(name)
+            raise root.DiskFailure("EIO, said the test")
+
+        house.root.before_stat = fail
+        house.clock.now_s += 0.6
+        assert house.fetch("a")[0] == "hit"
+        wait_for(lambda: failed)
+        wait_for(lambda: house.fetch("a") == ("hit", b"content") and len(failed) > 1)
+
+
+def test_who_comes_when_the_window_has_passed_shares_the_look_that_began_within_it(folder: Path, io: str) -> None:
+    with House(folder, io=io) as house:
+        house.write("a", b"content")
+        house.fetch("a")
+        house.root.cold.add("a")
+        gate = Gate()
+        house.root.before_stat = lambda name: gate.wait()
+        house.clock.now_s += 0.6
+        house.fetch("a")
+        wait_for(lambda: gate.waiting)
+        house.clock.now_s += 0.5
+        asking = gevent.spawn(house.fetch, "a")
+        gevent.sleep(0)
+        gate.open()
+        assert asking.get() == ("hit", b"content")
+        assert house.root.looks == ["a"]
+
+
+@pytest.mark.parametrize("waits", [True, False])
+def test_a_look_shows_nothing_later_than_its_beginning(folder: Path, io: str, waits: bool) -> None:
+    """The disk answers at once and the answer is long on its way; meanwhile the file is replaced."""
+    with House(folder, io=io) as house:
+        house.write("a", b"old")
+        house.fetch("a")
+        house.root.cold.add("a")
+        gate = Gate()
+        house.root.stamps = lambda name, identity: (gate.wait(), identity)[1]  # type: ignore[func-returns-value]
+        house.clock.now_s += 0.6
+        assert house.fetch("a") == ("hit", b"old")
+        wait_for(lambda: gate.waiting)
+        house.replace("a", b"new")
+        house.clock.now_s += 1.2
+        entry = house.cache.find("a")
+        assert entry is not None
+        if waits:
+            asking = gevent.spawn(house.fetch, "a")
+            gevent.sleep(0)
+            gate.open()
+            assert asking.get() == ("miss", b"new")
+        else:
+            gate.open()
+            wait_for(lambda: not entry.meta.looking)
+            assert house.fetch("a") == ("miss", b"new")
+
+
+def test_head_trusts_no_look_that_began_before_the_window(folder: Path, io: str) -> None:
+    with House(folder, io=io) as house:
+        house.write("a", b"old")
+        house.root.cold.add("a")
+        gate = Gate()
+        house.root.stamps = lambda name, identity: (gate.wait(), identity)[1]  # type: ignore[func-returns-value]
+        early = gevent.spawn(house.store.describe, "a")
+        wait_for(lambda: gate.waiting)
+        house.replace("a", b"the new one")
+        house.clock.now_s += 1.1
+        late = gevent.spawn(house.store.describe, "a")
+        gevent.sleep(0)
+        gate.open()
+        assert early.get().representation.identity.size == 3
+        assert late.get().representation.identity.size == 11
+
+
+def test_an_entry_that_goes_while_a_hit_looks_is_read_again(folder: Path, io: str) -> None:
+    with House(folder, io=io) as house:
+        house.write("a", b"content")
+        house.fetch("a")
+        house.root.cold.add("a")
+        gate = Gate()
+        house.root.before_stat = lambda name: gate.wait()
+        house.clock.now_s += 1.1
+        asking = gevent.spawn(house.fetch, "a")
+        wait_for(lambda: gate.waiting)
+        assert house.cache.discard(house.cache.snapshot()[1][0])
+        gate.open()
+        assert asking.get() == ("miss", b"content")
+        assert house.cache.stats().misses == 2
+
+
 def test_a_deleted_file_is_gone_after_the_window(folder: Path, io: str) -> None:
     with House(folder, io=io) as house:
         house.write("a", b"content")
@@ -264,6 +451,29 @@ def test_a_file_with_young_stamps_is_believed_for_the_window_and_then_read_again
         assert house.fetch("a")[0] == "miss"
         house.clock.now_s += 1.2
         assert house.fetch("a")[0] == "hit"
+
+
+@pytest.mark.parametrize("stamp", ["mtime_ns", "ctime_ns"])
+def test_one_young_stamp_of_the_two_is_enough(folder: Path, io: str, stamp: str) -> None:
+    with House(folder, io=io) as house:
+        house.write("a", b"content")
+        young = {"mtime_ns": OLD_NS, "ctime_ns": OLD_NS, stamp: house.wall_ns - 1}
+        house.root.stamps = lambda name, identity: identity._replace(**young)
+        house.fetch("a")
+        house.clock.now_s += 1.1
+        assert house.fetch("a")[0] == "miss"
+
+
+def test_a_deleted_file_with_young_stamps_is_gone_after_the_window(folder: Path, io: str) -> None:
+    with House(folder, io=io) as house:
+        house.write("a", b"content")
+        house.wall_ns = (folder / "a").stat().st_ctime_ns
+        house.fetch("a")
+        (folder / "a").unlink()
+        house.clock.now_s += 1.1
+        with pytest.raises(root.NotFound):
+            house.fetch("a")
+        assert house.cache.stats().entries == 0
 
 
 def test_a_file_with_young_stamps_is_not_stored_when_every_request_looks(folder: Path, io: str) -> None:
@@ -319,10 +529,91 @@ def test_who_comes_to_a_fill_of_a_version_that_was_replaced_gets_the_new_one_pas
         assert outcome(joined) == "coalesced"
         house.clock.now_s += 1.1
         assert house.fetch("a") == ("bypass changed", new)
+        assert house.cache.stats().bypasses == 1
         gate.open()
         assert asking.get() == ("miss", old)
         assert read_body(joined) == old
         joined.close()
+
+
+def test_a_fill_is_looked_at_once_a_window_however_many_join_it(folder: Path, io: str) -> None:
+    with House(folder, io=io) as house:
+        house.write("a", pattern(3 * CHUNK_BYTES))
+        house.root.cold.add("a")
+        gate = Gate()
+        house.root.before_read = lambda name, offset: gate.wait() if offset == CHUNK_BYTES else None
+        bodies = [house.store.get("a")]
+        for pass_s, looks in [(0.9, 0), (0.2, 1), (0.9, 1), (0.2, 2)]:
+            house.clock.now_s += pass_s
+            bodies.append(house.store.get("a"))
+            assert len(house.root.looks) == looks
+        gate.open()
+        for body in bodies:
+            body.close()
+
+
+def test_the_version_of_a_fill_is_believed_from_its_open_on(folder: Path, io: str) -> None:
+    with House(folder, io=io) as house:
+        old = house.write("a", b"old")
+        house.root.cold.add("a")
+        gate = Gate()
+        house.root.before_read = lambda name, offset: gate.wait()
+        asking = gevent.spawn(house.fetch, "a")
+        wait_for(lambda: gate.waiting)
+        new = house.replace("a", b"new")
+        house.clock.now_s += 0.9
+        gate.open()
+        assert asking.get() == ("miss", old)
+        house.clock.now_s += 0.2
+        assert house.fetch("a") == ("miss", new)
+
+
+@pytest.mark.parametrize("gone", [True, False])
+def test_who_finds_that_a_refused_fill_is_another_version_gives_its_descriptor_back(
+    folder: Path, io: str, gone: bool
+) -> None:
+    with House(folder, io=io, capacity=CHUNK_BYTES) as house:
+        old = house.write("a", pattern(2 * CHUNK_BYTES))
+        house.root.cold.add("a")
+        gate = Gate()
+        house.root.before_open = lambda name: gate.wait()
+        first = gevent.spawn(house.fetch, "a")
+        wait_for(lambda: gate.waiting)
+        house.clock.now_s += 1.1
+        late = gevent.spawn(house.fetch, "a")
+        house.root.before_stat = (
+            (lambda name: (folder / name).unlink()) if gone else (lambda name: house.replace(name, b"new"))  # type: ignore[assignment]
+        )
+        gevent.sleep(0)
+        gate.open()
+        assert first.get() == ("bypass too-large", old)
+        late.join()
+        assert late.value == (None if gone else ("bypass changed", b"new"))
+        assert isinstance(late.exception, root.NotFound) == gone
+
+
+def test_every_way_of_answering_has_the_configured_cache_control(folder: Path, io: str) -> None:
+    with House(folder, io=io, capacity=4 * CHUNK_BYTES) as house:
+        house.store = Store(house.disk, house.cache, cache_control="private", clock=house.clock)
+        house.write("a", pattern(3 * CHUNK_BYTES))
+        house.write("large", pattern(4 * CHUNK_BYTES + 1))
+        house.root.cold.add("a")
+        gate = Gate()
+        house.root.before_read = lambda name, offset: gate.wait() if offset == CHUNK_BYTES else None
+        bodies = [house.store.get(name) for name in ("large", "a", "a")]
+        house.clock.now_s += 1.1
+        house.replace("a", pattern(CHUNK_BYTES + 1))
+        bodies.append(house.store.get("a"))
+        gate.open()
+        wait_for(lambda: not len(house.store.fills))
+        bodies.append(house.store.get("a"))
+        assert [outcome(body) for body in bodies] == [
+            "bypass too-large", "miss", "coalesced", "bypass changed", "miss",
+        ]  # fmt: skip
+        said = [body.representation for body in bodies] + [house.store.describe("large").representation]
+        assert all(b"Cache-Control: private\r\n" in one.fields for one in said)
+        for body in bodies:
+            body.close()
 
 
 @pytest.mark.parametrize("name", ["missing", "sub", "sub/missing"])

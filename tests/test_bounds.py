@@ -1,0 +1,97 @@
+"""What is bounded besides the cache: pages that wait for slow clients, and clients beyond the limit."""
+
+import json
+from contextlib import ExitStack
+from pathlib import Path
+
+import gevent
+import pytest
+from gevent import socket
+
+from fileserver import site
+from tests.house import House, receive_all, wait_for
+from tests.program import Program, read_all
+
+NAMES = 2000
+LONG = "n" * 200
+
+
+def ask(port: int, content: bytes) -> socket.socket:
+    client = socket.socket()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    client.settimeout(20)
+    client.connect(("127.0.0.1", port))
+    client.sendall(content)
+    return client
+
+
+@pytest.mark.parametrize("request_line", [b"GET / HTTP/1.0\r\n\r\n", b"GET /-/cache HTTP/1.0\r\n\r\n", b"LIST\n"])
+def test_pages_that_nobody_reads_stay_within_their_bound_and_files_are_served(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, request_line: bytes
+) -> None:
+    with House(folder) as house, house.serving(send_buffer=4096) as port, ExitStack() as clients:
+        for number in range(NAMES):
+            house.write(f"{LONG}{number}", b"")
+            house.fetch(f"{LONG}{number}")
+        with ask(port, request_line) as reader:
+            page_bytes = len(receive_all(reader))
+        monkeypatch.setattr(site, "PAGES_MAX_BYTES", 5 * page_bytes)
+        blocked = [clients.enter_context(ask(port, request_line)) for _ in range(30)]
+        wait_for(lambda: len(house.site.traffic.connections) == 30)
+        wait_for(lambda: house.site.traffic.page_bytes > 5 * page_bytes)
+        assert house.site.traffic.page_bytes <= 7 * page_bytes
+        with ask(port, request_line) as refused:
+            answer = receive_all(refused)
+        assert answer.startswith((b"HTTP/1.1 503", b"ERROR too busy"))
+        with ask(port, f"GET /{LONG}1 HTTP/1.0\r\n\r\n".encode()) as client:
+            assert receive_all(client).startswith(b"HTTP/1.1 200")
+        for client in blocked:
+            client.close()
+        wait_for(lambda: not house.site.traffic.connections)
+        assert house.site.traffic.page_bytes == 0
+        with ask(port, request_line) as reader:
+            assert len(receive_all(reader)) == page_bytes
+
+
+def test_only_so_many_folders_are_listed_at_a_time(folder: Path) -> None:
+    with House(folder) as house, house.serving() as port:
+        listing = []
+        most = []
+
+        def count(name: str) -> None:
+            listing.append(name)
+            most.append(len(listing))
+            listing.pop()
+
+        house.root.before_list = count
+        clients = [ask(port, b"GET / HTTP/1.0\r\n\r\n") for _ in range(50)]
+        answers = [gevent.spawn(receive_all, client) for client in clients]
+        gevent.joinall(answers, raise_error=True)
+        assert max(most) <= site.LISTING_TURNS
+        for client in clients:
+            client.close()
+
+
+def test_the_reserved_folder_is_not_listed_at_the_root(folder: Path) -> None:
+    with House(folder) as house, house.serving() as port:
+        for name in ("-/file", "sub/-/file"):
+            house.write(name, b"")
+        for path, shown in ((b"/", ["sub"]), (b"/sub/", ["-"])):
+            with ask(port, b"GET %s?format=json HTTP/1.0\r\n\r\n" % path) as client:
+                body = receive_all(client).partition(b"\r\n\r\n")[2]
+            assert [entry["name"] for entry in json.loads(body)["entries"]] == shown
+
+
+def test_clients_beyond_the_limit_neither_linger_without_bound_nor_keep_others_out(folder: Path) -> None:
+    with Program(folder, "--max-connections", "1", changes="gserver.TURNED_AWAY_MAX = 3") as server:
+        with ExitStack() as opened:
+            admitted = opened.enter_context(server.connect())
+            admitted.sendall(b"GET /-/health HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert admitted.recv(4096).startswith(b"HTTP/1.1 200")
+            refused = [opened.enter_context(server.connect()) for _ in range(20)]
+            assert all(read_all(client).startswith(b"HTTP/1.1 503") for client in refused)
+            admitted.sendall(b"GET /-/stats HTTP/1.0\r\n\r\n")
+            stats = json.loads(read_all(admitted).partition(b"\r\n\r\n")[2])
+            assert stats["connections"] <= 1 + 3
+        # Those who linger do not count: there is room as soon as the admitted one has left.
+        assert server.get("/-/health")[0] == 200
