@@ -11,6 +11,7 @@ import hashlib
 import random
 from urllib.parse import quote
 
+from gevent.lock import Semaphore
 from locust import FastHttpUser, between, events, task
 from locust.env import Environment
 
@@ -18,6 +19,7 @@ WALK_MAX = 10_000
 """Files that are discovered at most: enough to overfill a cache."""
 
 names: list[str] = []
+discovering = Semaphore(1)
 digests: dict[str, bytes] = {}
 """SHA-256 of the body that came with an ETag."""
 
@@ -31,9 +33,10 @@ class Client(FastHttpUser):
     default_headers = {"Accept-Encoding": "identity"}  # noqa: RUF012
 
     def on_start(self) -> None:
-        """Discover what there is to fetch."""
-        if not names:
-            names[:] = self.walk()
+        """Discover what there is to fetch, once for all."""
+        with discovering:
+            if not names:
+                names[:] = self.walk()
 
     def walk(self) -> list[str]:
         """Every file the server lists, folder by folder."""
@@ -44,9 +47,11 @@ class Client(FastHttpUser):
             with self.client.get(
                 folder, name="folder", headers={"Accept": "application/json"}, catch_response=True
             ) as answer:
-                if not answer.headers.get("Content-Type", "").startswith("application/json"):
-                    answer.failure("no JSON listing: a folder with an index.html, or --no-index")
+                if answer.status_code != 200:
+                    answer.failure(f"cannot list {folder}: status {answer.status_code} {answer.error or ''}")
                     continue
+                if not answer.headers.get("Content-Type", "").startswith("application/json"):
+                    continue  # a folder with an index.html shows that instead of its files
                 for entry in answer.json()["entries"]:
                     path = folder + quote(entry["name"], safe="")
                     if entry["type"] == "folder":
@@ -64,7 +69,7 @@ class Client(FastHttpUser):
         with self.client.get(path, name="GET file", catch_response=True) as answer:
             body = answer.content or b""
             if answer.status_code != 200:
-                answer.failure(f"status {answer.status_code}")
+                answer.failure(f"status {answer.status_code} {answer.error or ''}")
             elif len(body) != int(answer.headers["Content-Length"]):
                 answer.failure("the body is short")
             elif digests.setdefault(path + answer.headers["ETag"], hashlib.sha256(body).digest()) != (
