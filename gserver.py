@@ -159,10 +159,7 @@ def main() -> int:
     stop.wait()
     cut = server.drain(options.drain, at_once)
     log.info("stopped, %d transfers cut", cut)
-    logging.shutdown()
-    sys.stderr.flush()
-    # A pool thread may hang in a dead disk, and a normal exit would wait for it.
-    os._exit(0)
+    return 0
 
 
 def announce(options: argparse.Namespace, root: Root, port: int) -> None:

@@ -42,8 +42,8 @@ class Fill:
     """
 
     __slots__ = (
+        "_askers",
         "_moved",
-        "_waiting",
         "ended",
         "entry",
         "error",
@@ -61,15 +61,14 @@ class Fill:
         self.version: Version | None = None
         self.error: FileError | None = None
         self.ended = False
-        self._waiting = 0
+        self._askers = 0
         self._moved = Event()
 
     def wait_open(self) -> Representation:
         """Wait until the file is open and its fate is known. Switches greenlets; raises the fill's own error."""
-        self._waiting += 1
+        self._askers += 1
         while self.representation is None and not self.ended:
             self._moved.wait()
-        self._waiting -= 1
         if self.representation is None:
             raise _anew(self.error)
         return self.representation
@@ -89,9 +88,9 @@ class Fill:
     def refuse(self, refusal: Refusal, version: Version | None) -> None:
         """Nothing is stored: every waiting client gets a use of the open version instead."""
         self.refusal = refusal
-        if version is not None and self._waiting:
+        if version is not None and self._askers:
             self.version = version
-            version.uses += self._waiting
+            version.uses += self._askers
 
 
 class Fills:

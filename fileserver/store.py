@@ -189,12 +189,10 @@ class Store:
                 if look.seen() != identity:
                     raise Changed("another version has taken the name")
                 fill.looked_s = look.began_s
-        except FileError as error:
+        except FileError:
             if fill.version is not None:
                 fill.version.release()
-            if isinstance(error, Changed):
-                return self._changed(name)
-            raise
+            return self._changed(name)
         return self._body(fill, Outcome.COALESCED)
 
     def _changed(self, name: str) -> Body:
