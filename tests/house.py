@@ -255,6 +255,17 @@ def descriptors() -> set[str]:
     return found
 
 
+def connect(port: int, content: bytes = b"", *, receive_buffer: int = 0) -> socket.socket:
+    """A client on loopback that has sent `content`; with a small `receive_buffer` it soon takes nothing more."""
+    client = socket.socket()
+    if receive_buffer:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+    client.settimeout(20)
+    client.connect(("127.0.0.1", port))
+    client.sendall(content)
+    return client
+
+
 def receive_all(client: socket.socket) -> bytes:
     """Everything until the other side closes."""
     pieces = []

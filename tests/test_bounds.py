@@ -9,7 +9,7 @@ import pytest
 from gevent import socket
 
 from fileserver import site
-from tests.house import House, receive_all, wait_for
+from tests.house import House, connect, receive_all, wait_for
 from tests.program import Program, read_all
 
 NAMES = 2000
@@ -17,12 +17,7 @@ LONG = "n" * 200
 
 
 def ask(port: int, content: bytes) -> socket.socket:
-    client = socket.socket()
-    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    client.settimeout(20)
-    client.connect(("127.0.0.1", port))
-    client.sendall(content)
-    return client
+    return connect(port, content, receive_buffer=4096)
 
 
 @pytest.mark.parametrize("request_line", [b"GET / HTTP/1.0\r\n\r\n", b"GET /-/cache HTTP/1.0\r\n\r\n", b"LIST\n"])

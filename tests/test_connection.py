@@ -15,19 +15,10 @@ from fileserver import connection, root
 from fileserver.admin import PAGE_POLICY
 from fileserver.wire import OneLine, RequestReader, StatusLines
 from lrucache import CHUNK_BYTES, Entry
-from tests.house import Gate, House, pattern, receive_all, wait_for
+from tests.house import Gate, House, connect, pattern, receive_all, wait_for
 
 GET = b"GET /%s HTTP/1.1\r\nHost: x\r\n\r\n"
 LAST = b"GET /%s HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
-
-
-def connect(port: int, *, receive_buffer: int = 0) -> socket.socket:
-    client = socket.socket()
-    if receive_buffer:
-        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-    client.settimeout(20)
-    client.connect(("127.0.0.1", port))
-    return client
 
 
 def ask(port: int, content: bytes) -> bytes:

@@ -12,20 +12,11 @@ from gevent import socket
 from fileserver import connection
 from fileserver.root import FileError
 from lrucache import CHUNK_BYTES
-from tests.house import Gate, House, pattern, receive_all, wait_for
+from tests.house import Gate, House, connect, pattern, receive_all, wait_for
 
 CHUNKS = 6
 SIZE = CHUNKS * CHUNK_BYTES
 REQUEST = b"GET /a HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
-
-
-def connect(port: int) -> socket.socket:
-    client = socket.socket()
-    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    client.settimeout(20)
-    client.connect(("127.0.0.1", port))
-    client.sendall(REQUEST)
-    return client
 
 
 def reset(client: socket.socket, house: House) -> None:
@@ -64,11 +55,11 @@ def test_what_becomes_of_one_client_changes_nothing_for_the_others(
             house.root.before_open = lambda name: gate.wait()
         else:
             house.root.before_read = lambda name, offset: gate.wait() if offset == stage else None
-        doomed = [connect(port) for _ in range(3)]
+        doomed = [connect(port, REQUEST, receive_buffer=4096) for _ in range(3)]
         wait_for(lambda: gate.waiting)
         for client in doomed:
             fate(client, house)
-        others = [connect(port) for _ in range(3)]
+        others = [connect(port, REQUEST, receive_buffer=4096) for _ in range(3)]
         reading = [gevent.spawn(receive_all, client) for client in others]
         gate.open()
         for reader in reading:
@@ -98,7 +89,7 @@ def test_a_slow_reader_of_a_hit_finishes_its_version_when_the_name_changes(folde
             pytest.skip("this system does not say what it has in memory")
         content = house.write("a", pattern(40 * CHUNK_BYTES))
         house.fetch("a")
-        client = connect(port)
+        client = connect(port, REQUEST, receive_buffer=4096)
         wait_for(lambda: [one.waiting for one in house.site.traffic.connections] == [connection.Waiting.WRITABLE])
         change(house)
         house.clock.now_s += 2
