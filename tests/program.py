@@ -79,6 +79,10 @@ class Program:
         stats: dict[str, Any] = json.loads(self.get("/-/stats")[2])
         return stats
 
+    def names(self) -> list[str]:
+        """What LIST says."""
+        return self.get("/-/cache")[2].decode().splitlines()
+
     def raw(self, content: bytes, timeout: float = 30) -> bytes:
         """Send bytes, then read until the server closes."""
         with self.connect(timeout) as client:
@@ -103,3 +107,10 @@ def gclient(*arguments: str, **options: Any) -> subprocess.CompletedProcess[byte
         check=False,
         **options,
     )
+
+
+def sparse(path: Path, size: int) -> Path:
+    """A file of zeroes that takes no room on the disk."""
+    with path.open("wb") as file:
+        file.truncate(size)
+    return path
