@@ -34,6 +34,7 @@ class Disk:
     def __init__(self, root: Root, *, threads: int = 32, inline: bool = True) -> None:
         self._root = root
         self._inline = inline
+        self._opens_inline = inline and root.knows_cached
         self._readers = ThreadPool(threads)
         self._lookers = ThreadPool(LOOK_THREADS)
         self._releasing: set[Greenlet[..., Any]] = set()
@@ -46,7 +47,7 @@ class Disk:
 
     def open_cached(self, name: str, first_max: int = 0) -> Opened | None:
         """The same without waiting; None when the open would wait. `first` is None when only the read would."""
-        if not (self._inline and self._root.knows_cached):
+        if not self._opens_inline:
             return None
         try:
             opened = self._root.open(name, first_max, cached=True)
@@ -87,7 +88,7 @@ class Disk:
 
     def look_cached(self, name: str) -> Identity | None:
         """The identity of `name` now, or None when the kernel would have to ask the disk."""
-        if not (self._inline and self._root.knows_cached):
+        if not self._opens_inline:
             return None
         try:
             return self._root.stat(name, cached=True)
@@ -108,7 +109,7 @@ class Disk:
 
     def release(self, descriptor: int) -> None:
         """Close a descriptor, and wait for nothing; where that asks a server (FUSE, NFS) a thread does it."""
-        if self._inline and self._root.knows_cached:
+        if self._opens_inline:
             os.close(descriptor)
         else:
             releasing = gevent.spawn(_in, self._readers, os.close, descriptor)

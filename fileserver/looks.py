@@ -26,9 +26,9 @@ class Look:
         self.error: FileError | None = None
 
     @property
-    def says_nothing(self) -> bool:
-        """Whether the disk failed: that shows neither that the name is the same nor that it is gone."""
-        return self.error is not None and not isinstance(self.error, (NotFound, Forbidden, IsFolder))
+    def failure(self) -> FileError | None:
+        """The error of a disk that failed: it shows neither that the name is the same nor that it is gone."""
+        return None if isinstance(self.error, (NotFound, Forbidden, IsFolder)) else self.error
 
     def seen(self) -> Identity:
         """The identity of a finished look. Raises its error."""

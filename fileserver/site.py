@@ -15,7 +15,7 @@ from gevent.lock import Semaphore
 
 from fileserver import admin, names, process, root, wire
 from fileserver.store import Body, Store
-from lrucache import Entry
+from lrucache import CacheStats, Outcome
 
 STATS_SCHEMA = 1
 """Raised when a key of `/-/stats` changes its meaning or goes; new keys do not count."""
@@ -114,7 +114,7 @@ class Site:
 
     def stats(self) -> dict[str, object]:
         """Every counter of the program at this instant, the public schema of `/-/stats`."""
-        return self._stats_and_entries()[0]
+        return self._stats(self._store.cache.stats())
 
     def _resource(self, request: wire.Request, name: str | None, query: bytes) -> Reply:
         if name is None:
@@ -136,7 +136,7 @@ class Site:
     def _file(self, request: wire.Request, name: str) -> Reply:
         if request.method == b"HEAD":
             described = self._store.describe(name)
-            status = b"X-Cache: HIT\r\nCache-Status: gserver; hit\r\n" if described.is_cached else b""
+            status = _CACHE_FIELDS[Outcome.HIT] if described.is_cached else b""
             return Reply(200, described.representation.fields + status)
         body = self._body(name)
         return Reply(200, body.representation.fields + cache_fields(body), body=body)
@@ -186,12 +186,12 @@ class Site:
             if not _wants_json(request, query):
                 return page(self._list_text(), _TEXT, fields=_BY_ACCEPT)
             with self._turn(self._cache_turn):
-                stats, entries = self._stats_and_entries()
-                return page(_joined(admin.cache_json(stats, entries, self._clock())), _JSON, fields=_BY_ACCEPT)
+                cache, entries = self._store.cache.snapshot()
+                pieces = admin.cache_json(self._stats(cache), entries, self._clock())
+                return page(_joined(pieces), _JSON, fields=_BY_ACCEPT)
         raise root.NotFound("reserved")
 
-    def _stats_and_entries(self) -> tuple[dict[str, object], list[Entry]]:
-        cache, entries = self._store.cache.snapshot()
+    def _stats(self, cache: CacheStats) -> dict[str, object]:
         disk = self._store.disk
         return {
             "schema": STATS_SCHEMA,
@@ -214,7 +214,7 @@ class Site:
             "disk_reads_inline": disk.reads_inline,
             "disk_reads_pool": disk.reads_pool,
             "fills_in_flight": len(self._store.fills),
-        }, entries
+        }
 
     def _is_valid(self, name: str) -> bool:
         return names.is_valid(name, hidden=self._hidden)
@@ -246,17 +246,15 @@ def page(content: bytes, content_type: str, status: int = 200, fields: dict[str,
 
 def cache_fields(body: Body) -> bytes:
     """X-Cache and Cache-Status (RFC 9211): where the answer came from."""
-    return (
-        _CACHE_FIELDS[body.outcome.value]
-        if not body.detail
-        else (f"X-Cache: BYPASS\r\nCache-Status: gserver; fwd=bypass; detail={body.detail}\r\n".encode())
-    )
+    if body.outcome is Outcome.BYPASS:
+        return f"X-Cache: BYPASS\r\nCache-Status: gserver; fwd=bypass; detail={body.detail}\r\n".encode()
+    return _CACHE_FIELDS[body.outcome]
 
 
 _CACHE_FIELDS = {
-    "hit": b"X-Cache: HIT\r\nCache-Status: gserver; hit\r\n",
-    "miss": b"X-Cache: MISS\r\nCache-Status: gserver; fwd=miss\r\n",
-    "coalesced": b"X-Cache: COALESCED\r\nCache-Status: gserver; fwd=miss; collapsed\r\n",
+    Outcome.HIT: b"X-Cache: HIT\r\nCache-Status: gserver; hit\r\n",
+    Outcome.MISS: b"X-Cache: MISS\r\nCache-Status: gserver; fwd=miss\r\n",
+    Outcome.COALESCED: b"X-Cache: COALESCED\r\nCache-Status: gserver; fwd=miss; collapsed\r\n",
 }
 
 

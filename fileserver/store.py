@@ -231,8 +231,8 @@ class Store:
             self.cache.discard(entry)
             return None
         look = self._looks.look(name, asked_s - self._revalidate_s)
-        if look.says_nothing and look.error is not None:
-            raise look.error
+        if look.failure is not None:
+            raise look.failure
         return entry if self._learn(entry, look) else None
 
     def _look_ahead(self, entry: Entry) -> bool:
@@ -255,7 +255,7 @@ class Store:
     def _learn(self, entry: Entry, look: Look) -> bool:
         """Drop the entry and say False if the look shows it to be untrue; a failing disk shows nothing."""
         stored: Stored = entry.meta
-        if look.says_nothing:
+        if look.failure is not None:
             return True
         if look.identity != stored.representation.identity:
             self.cache.discard(entry)
