@@ -6,10 +6,13 @@
     gclient.py HOST PORT FILE DIR           fetch FILE into DIR (`-`: to standard output)
     gclient.py HOST PORT get FILE... [-d DIR]
 
+With --tls (and --ca, --token-file) where the server asks for it.
+
 Standard library only, and none of the server's code: a second, independent reading of the wire.
 
 Exit codes, curl's where curl has one: 0; 2 usage; 6 cannot resolve the host; 7 cannot connect; 18 the transfer was
-cut; 22 the server said no; 23 cannot write; 28 timeout; 130 interrupted.
+cut; 22 the server said no; 23 cannot write; 28 timeout; 35 no TLS; 60 its certificate is not to be trusted; 130
+interrupted.
 """
 
 import argparse
@@ -17,13 +20,15 @@ import contextlib
 import http.client
 import os
 import socket
+import ssl
 import sys
 import time
 from collections.abc import Iterator
 from typing import BinaryIO, NoReturn
 from urllib.parse import quote
 
-USAGE, RESOLVE, CONNECT, PARTIAL, REFUSED, WRITE, TIMEOUT, INTERRUPTED = 2, 6, 7, 18, 22, 23, 28, 130
+USAGE, RESOLVE, CONNECT, PARTIAL, REFUSED, WRITE, TIMEOUT = 2, 6, 7, 18, 22, 23, 28
+HANDSHAKE, CERTIFICATE, INTERRUPTED = 35, 60, 130
 
 COMMANDS = {"list": "/-/cache", "stats": "/-/stats", "health": "/-/health"}
 
@@ -84,7 +89,7 @@ def answer(options: argparse.Namespace, path: str) -> Iterator[http.client.HTTPR
     """The server's 200 to a GET of `path`. Raises Failure for everything else, also while it is being read."""
     try:
         with contextlib.closing(connected(options)) as connection:
-            connection.request("GET", path, headers={"Accept-Encoding": "identity"})
+            connection.request("GET", path, headers={"Accept-Encoding": "identity"} | authorization(options))
             response = connection.getresponse()
             if response.status != http.HTTPStatus.OK:
                 raise Failure(REFUSED, refusal(response))
@@ -102,8 +107,19 @@ def answer(options: argparse.Namespace, path: str) -> Iterator[http.client.HTTPR
 def connected(options: argparse.Namespace) -> http.client.HTTPConnection:
     """An open connection, the caller's to close. Raises Failure, or TimeoutError."""
     try:
-        connection = http.client.HTTPConnection(options.host, options.port, timeout=options.timeout)
+        if options.tls:
+            connection: http.client.HTTPConnection = http.client.HTTPSConnection(
+                options.host, options.port, timeout=options.timeout, context=trust(options.ca)
+            )
+        else:
+            connection = http.client.HTTPConnection(options.host, options.port, timeout=options.timeout)
         connection.connect()
+    except ssl.SSLCertVerificationError as error:
+        raise Failure(
+            CERTIFICATE, f"the server's certificate is not to be trusted: {error.verify_message}"
+        ) from error
+    except ssl.SSLError as error:
+        raise Failure(HANDSHAKE, f"no TLS with {options.host} port {options.port}: {reason(error)}") from error
     except socket.gaierror as error:
         raise Failure(RESOLVE, f"cannot resolve {options.host}: {error.strerror}") from error
     except (UnicodeError, http.client.InvalidURL) as error:  # refused before any name server is asked
@@ -114,6 +130,29 @@ def connected(options: argparse.Namespace) -> http.client.HTTPConnection:
         message = f"cannot connect to {options.host} port {options.port}: {reason(error)}"
         raise Failure(CONNECT, message) from error
     return connection
+
+
+def trust(ca: str | None) -> ssl.SSLContext:
+    """Whom to believe: the authorities in this PEM file, or those of the system. Raises Failure."""
+    try:
+        return ssl.create_default_context(cafile=ca)
+    except OSError as error:
+        raise Failure(USAGE, f"cannot use the certificates in {ca}: {reason(error)}") from error
+
+
+def authorization(options: argparse.Namespace) -> dict[str, str]:
+    """The header that carries the first token of the file that was named, if one was. Raises Failure."""
+    if options.token_file is None:
+        return {}
+    try:
+        with open(options.token_file, encoding="ascii") as file:
+            token = next((line.strip() for line in file if line.strip()), "")
+    except (OSError, UnicodeError) as error:
+        why = reason(error) if isinstance(error, OSError) else "it is not ASCII"
+        raise Failure(USAGE, f"cannot read the token in {options.token_file}: {why}") from error
+    if not token or not token.isprintable() or " " in token:
+        raise Failure(USAGE, f"there is no token in {options.token_file}")
+    return {"Authorization": f"Bearer {token}"}
 
 
 def refusal(response: http.client.HTTPResponse) -> str:
@@ -279,7 +318,12 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--timeout", metavar="S", type=seconds, default=60.0, help="seconds without a byte (default: 60)"
     )
+    parser.add_argument("--tls", action="store_true", help="speak HTTPS")
+    parser.add_argument("--ca", metavar="PEM", help="with --tls: trust these authorities (default: the system's)")
+    parser.add_argument("--token-file", metavar="PATH", help="a file with the token that the server asks for")
     options = parser.parse_args(arguments)
+    if options.ca and not options.tls:
+        parser.error("--ca needs --tls")
     words: list[str] = options.words
     options.command, options.files = None, []
     match words:

@@ -18,159 +18,204 @@ except ImportError as missing:
 import argparse
 import ipaddress
 import logging
-import math
 import os
-import re
 import signal
-import socket
-import time
+import ssl
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import TypeVar
 
 import gevent
 from gevent.event import Event
-from gevent.server import StreamServer
 
-from fileserver import process
+from fileserver import options, process, tls
+from fileserver.accesslog import AccessLog
 from fileserver.admin import size_text
-from fileserver.connection import Connection
 from fileserver.disk import Disk
+from fileserver.precompressed import Precompressed
 from fileserver.root import Root
+from fileserver.server import Server
 from fileserver.site import Site
 from fileserver.store import Store
-from fileserver.wire import StatusLines
+from fileserver.tokens import Tokens
 from lrucache import CHUNK_BYTES, POLICIES, Cache
-
-BACKLOG = 4096
-"""Connections the kernel keeps for us; gevent's 128 overflows when many clients come at once."""
-
-SEND_BUFFER_BYTES = 224 * 1024
-"""SO_SNDBUF as asked for; Linux doubles it. Bounds what a client that reads nothing costs the kernel."""
 
 SWITCH_INTERVAL_S = 0.0005
 """A pool thread that ends its read wants the GIL back; at Python's default of 5 ms a miss waits that long for
 it while the loop is busy."""
 
-REAP_EVERY_S = 0.5
+DESCRIPTORS_KEPT = 128
+"""For what is neither a client nor an open file: looks, listings, the log, clients being turned away."""
 
-TURNED_AWAY_MAX = 64
-"""Connections beyond the limit that may linger until their client has read the 503; more are just closed."""
+MAX_CONNECTIONS = 16_384
+
+Value = TypeVar("Value")
 
 log = logging.getLogger("gserver")
 
 
-class Server:
-    """The StreamServer with its limit, its deadlines and its drain."""
-
-    def __init__(self, address: tuple[str, int], site: Site, *, max_connections: int, idle_s: float) -> None:
-        self._site = site
-        self._max_connections = max_connections
-        self._idle_s = idle_s
-        self._turned_away = 0
-        self._statuses = StatusLines()
-        self._stream_server = StreamServer(address, self._serve, backlog=BACKLOG)
-        self._reaper: gevent.Greenlet[[], None] | None = None
-
-    @property
-    def port(self) -> int:
-        """The port it listens on, also when 0 was asked for."""
-        return int(self._stream_server.address[1])
-
-    def start(self) -> None:
-        """Listen. Raises OSError when the address cannot be had."""
-        self._stream_server.init_socket()
-        # Accepted sockets inherit these, which saves two system calls for each.
-        listener = self._stream_server.socket
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._stream_server.start()
-        self._reaper = gevent.spawn(self._reap)
-
-    def drain(self, seconds: float, at_once: Event) -> int:
-        """Stop accepting, let what is in flight finish; how many connections were cut after `seconds`."""
-        self._site.draining = True
-        self._stream_server.stop()
-        log.info("accepting no more; a second signal stops at once")
-        connections = self._site.traffic.connections
-        for connection in list(connections):
-            connection.end_if_idle()
-        deadline_s = time.monotonic() + seconds
-        while connections and time.monotonic() < deadline_s and not at_once.is_set():
-            at_once.wait(min(0.05, max(0.0, deadline_s - time.monotonic())))
-        left = list(connections)
-        for connection in left:
-            connection.cut()
-        return len(left)
-
-    def _serve(self, client: Any, _address: object) -> None:
-        connection = Connection(client, self._site, self._statuses, idle_s=self._idle_s)
-        if len(self._site.traffic.connections) - self._turned_away < self._max_connections:
-            connection.serve()
-            return
-        self._turned_away += 1
-        try:
-            connection.turn_away(linger=self._turned_away <= TURNED_AWAY_MAX)
-        finally:
-            self._turned_away -= 1
-
-    def _reap(self) -> None:
-        """One greenlet looks at every deadline now and then: cheaper than a timer for each request."""
-        while True:
-            gevent.sleep(REAP_EVERY_S)
-            now_s = time.monotonic()
-            for connection in [one for one in self._site.traffic.connections if one.deadline_s < now_s]:
-                connection.expire()
+class CannotStart(Exception):
+    """Why the server cannot do what the command line asks, in words for the operator."""
 
 
 def main() -> int:
     """Run until told to stop; the exit code."""
-    options = parse_arguments()
-    logging.basicConfig(level=options.log_level.upper(), format="%(asctime)s %(levelname)s %(message)s")
+    arguments = options.parse()
+    logging.basicConfig(level=arguments.log_level.upper(), format="%(asctime)s %(levelname)s %(message)s")
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     process.return_freed_memory(CHUNK_BYTES // 2)
-    limit = process.raise_descriptor_limit()
     try:
-        root = Root(options.directory, hidden=options.hidden)
-    except OSError as problem:
-        return fail(f"cannot serve {options.directory}: {problem.strerror}")
-
-    disk = Disk(root, threads=options.threads, inline=options.io == "auto")
-    cache = Cache(options.cache, POLICIES[options.policy](options.cache))
-    store = Store(disk, cache, revalidate_s=options.revalidate, cache_control=options.cache_control)
-    site = Site(store, hidden=options.hidden, index=options.index)
-    server = Server(
-        (options.host, options.port),
-        site,
-        max_connections=options.max_connections or min(16_384, max(1, (limit - 128) // 2)),
-        idle_s=options.idle_timeout,
-    )
-    try:
-        server.start()
-    except (OSError, ValueError, TypeError) as problem:
-        number = getattr(problem, "errno", None) or 0
-        why = os.strerror(number) if number > 0 else getattr(problem, "strerror", None) or problem
-        return fail(f"cannot listen on {options.host} port {options.port}: {why}")
-
+        root, site, server = assemble(arguments)
+    except CannotStart as problem:
+        print(f"gserver: {problem}", file=sys.stderr)
+        return 1
     stop, at_once = Event(), Event()
-    for name in ("SIGTERM", "SIGINT"):
-        if hasattr(signal, name):
-            gevent.signal_handler(getattr(signal, name), lambda: at_once.set() if stop.is_set() else stop.set())
-    announce(options, root, server.port)
+    on_signal("SIGTERM", lambda: at_once.set() if stop.is_set() else stop.set())
+    on_signal("SIGINT", lambda: at_once.set() if stop.is_set() else stop.set())
+    # Otherwise a closed terminal ends the server, as it should.
+    if arguments.tls_cert or arguments.token_file or arguments.access_log not in (None, "-"):
+        on_signal("SIGHUP", lambda: reload(arguments, site, server))
+    announce(arguments, root, server.port)
     stop.wait()
-    cut = server.drain(options.drain, at_once)
+    cut = server.drain(arguments.drain, at_once)
+    if site.access_log is not None:
+        site.access_log.close()
     log.info("stopped, %d transfers cut", cut)
     return 0
 
 
-def announce(options: argparse.Namespace, root: Root, port: int) -> None:
+def assemble(arguments: argparse.Namespace) -> tuple[Root, Site, Server]:
+    """Put the rooms together and listen. Raises CannotStart."""
+    max_connections, open_max = shares(process.raise_descriptor_limit(), arguments.max_connections)
+    root = attempt(f"serve {arguments.directory}", lambda: Root(arguments.directory, hidden=arguments.hidden))
+    disk = attempt(
+        "start",
+        lambda: Disk(root, threads=arguments.threads, inline=arguments.io == "auto", open_max=open_max),
+    )
+    cache = Cache(arguments.cache, POLICIES[arguments.policy](arguments.cache))
+    store = Store(disk, cache, revalidate_s=arguments.revalidate, cache_control=arguments.cache_control)
+    site = Site(
+        store,
+        hidden=arguments.hidden,
+        index=arguments.index,
+        download=arguments.download,
+        cors=arguments.cors,
+        precompressed=Precompressed(store, revalidate_s=arguments.revalidate) if arguments.precompressed else None,
+        tokens=load_tokens(arguments),
+        access_log=open_access_log(arguments),
+    )
+    server = Server(
+        (arguments.host, arguments.port),
+        site,
+        max_connections=max_connections,
+        idle_s=arguments.idle_timeout,
+        tls=load_tls(arguments),
+    )
+    attempt(f"listen on {arguments.host} port {arguments.port}", server.start)
+    return root, site, server
+
+
+def shares(limit: int, max_connections: int | None) -> tuple[int, int]:
+    """How many of `limit` descriptors are for clients, and how many for files. Raises CannotStart."""
+    free = limit - DESCRIPTORS_KEPT
+    if max_connections is None:
+        max_connections = min(MAX_CONNECTIONS, max(1, free // 2))
+    elif max_connections >= free:
+        raise CannotStart(
+            f"{max_connections} connections need more descriptors than the {limit} allowed (ulimit -n)"
+        )
+    return max_connections, max(1, free - max_connections)
+
+
+def load_tls(arguments: argparse.Namespace) -> ssl.SSLContext | None:
+    """The certificate that was asked for, read now. Raises CannotStart."""
+    if not arguments.tls_cert:
+        return None
+    what = f"use the certificate {arguments.tls_cert}" + (
+        f" with the key {arguments.tls_key}" * bool(arguments.tls_key)
+    )
+    return attempt(what, lambda: tls.load(arguments.tls_cert, arguments.tls_key))
+
+
+def load_tokens(arguments: argparse.Namespace) -> Tokens | None:
+    """The tokens that were asked for, read now. Raises CannotStart."""
+    path = arguments.token_file
+    return attempt(f"use the tokens in {path}", lambda: Tokens.load(path)) if path else None
+
+
+def open_access_log(arguments: argparse.Namespace) -> AccessLog | None:
+    """The log that was asked for. Raises CannotStart."""
+    path = arguments.access_log
+    return attempt(f"write the access log {path}", lambda: AccessLog(path)) if path else None
+
+
+def attempt(what: str, action: Callable[[], Value]) -> Value:
+    """Do it; CannotStart says what could not be done, in the system's words without its numbers."""
+    try:
+        return action()
+    except ssl.SSLError as problem:
+        raise CannotStart(f"cannot {what}: not a certificate and its key in PEM ({problem.reason})") from problem
+    except (OSError, ValueError, TypeError) as problem:
+        number = getattr(problem, "errno", None) or 0
+        why = os.strerror(number) if number > 0 else getattr(problem, "strerror", None) or problem
+        raise CannotStart(f"cannot {what}: {why}") from problem
+
+
+def reload(arguments: argparse.Namespace, site: Site, server: Server) -> None:
+    """SIGHUP: a new certificate, new tokens, a new log file. What cannot be had leaves the old one in use."""
+    if site.access_log is not None:
+        site.access_log.reopen()
+    context, problem = in_thread(lambda: load_tls(arguments))
+    if problem is None:
+        server.tls = context
+    tokens, another = in_thread(lambda: load_tokens(arguments))
+    if another is None:
+        site.tokens = tokens
+    for refused in filter(None, (problem, another)):
+        log.error("%s; going on with what there was", refused)
+    log.info("reloaded")
+
+
+def in_thread(load: Callable[[], Value]) -> tuple[Value | None, CannotStart | None]:
+    """Its value or its error, without holding the loop. (An exception that left the thread would be printed.)"""
+
+    def attempted() -> tuple[Value | None, CannotStart | None]:
+        try:
+            return load(), None
+        except CannotStart as problem:
+            return None, problem
+
+    result: tuple[Value | None, CannotStart | None] = gevent.get_hub().threadpool.apply(attempted)
+    return result
+
+
+def on_signal(name: str, action: Callable[[], object]) -> None:
+    """Have `action` run in a greenlet when the signal comes, where the system has it."""
+    if hasattr(signal, name):
+        gevent.signal_handler(getattr(signal, name), action)
+
+
+def announce(arguments: argparse.Namespace, root: Root, port: int) -> None:
     """The start line: where to look, what is served, and who can see it."""
-    here = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(options.host, options.host)
+    here = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(arguments.host, arguments.host)
     host = f"[{here}]" if ":" in here else here
-    reach = "anyone who can reach it"
-    if is_loopback(options.host):
-        reach = "only this machine; --host 0.0.0.0 (or ::) for others"
-    what = f"{size_text(options.cache)} cache, {options.policy}; {reach}"
-    print(f"gserver: http://{host}:{port}/ serves {root.path} ({what})", file=sys.stderr, flush=True)
+    scheme = "https" if arguments.tls_cert else "http"
+    what = f"{size_text(arguments.cache)} cache, {arguments.policy}; {reach(arguments)}"
+    print(f"gserver: {scheme}://{host}:{port}/ serves {root.path} ({what})", file=sys.stderr, flush=True)
+
+
+def reach(arguments: argparse.Namespace) -> str:
+    """Who can ask, with a warning when that is everybody and in clear text."""
+    if is_loopback(arguments.host):
+        return "only this machine; --host 0.0.0.0 (or ::) for others"
+    lacks = [
+        lack
+        for lack, option in (
+            ("in clear text (--tls-cert)", "tls_cert"),
+            ("without a token (--token-file)", "token_file"),
+        )
+        if not getattr(arguments, option)
+    ]
+    return "anyone who can reach it" + (f"; WARNING: {' and '.join(lacks)}" if len(lacks) == 2 else "")
 
 
 def is_loopback(host: str) -> bool:
@@ -179,142 +224,6 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
-
-
-def fail(reason: str) -> int:
-    """One clear line; the exit code of what is not the command line's fault."""
-    print(f"gserver: {reason}", file=sys.stderr)
-    return 1
-
-
-class Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line instead of three."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message} (see --help)\n")
-
-
-def parse_arguments() -> argparse.Namespace:
-    """The command line. Exits with 2 when it is wrong."""
-    parser = Parser(
-        prog="gserver", description="Serve the files under DIR over TCP, the popular ones from memory."
-    )
-    add = parser.add_argument
-    add("port", metavar="PORT", type=number(int, 0, 65535), help="TCP port; 0 picks a free one and prints it")
-    add("directory", metavar="DIR", help="the folder to serve")
-    add(
-        "--host",
-        type=address,
-        default="127.0.0.1",
-        help="address to listen on (default: %(default)s, only this machine)",
-    )
-    add(
-        "--cache",
-        metavar="SIZE",
-        type=size,
-        default=size("64MiB"),
-        help="bytes of files kept in memory (default: 64MiB)",
-    )
-    add(
-        "--policy",
-        choices=list(POLICIES),
-        default="relocate",
-        help="order of eviction (default: %(default)s)",
-    )
-    add(
-        "--threads",
-        metavar="N",
-        type=number(int, 1, 1024),
-        default=32,
-        help="native threads that read (default: 32)",
-    )
-    add(
-        "--io",
-        choices=["auto", "pool"],
-        default="auto",
-        help="auto: page-cached reads inline; pool: all in threads",
-    )
-    add(
-        "--revalidate",
-        metavar="S",
-        type=number(float, 0, 1e9),
-        default=1.0,
-        help="seconds a cached file is believed without a look at the disk (default: 1; 0: look each time)",
-    )
-    add("--hidden", action="store_true", help="serve names that begin with a dot")
-    add("--no-index", dest="index", action="store_false", help="folders answer 404: no listing, no index.html")
-    add(
-        "--cache-control",
-        metavar="VALUE",
-        type=field_value,
-        default="no-cache",
-        help="Cache-Control of files (default: no-cache)",
-    )
-    add(
-        "--drain",
-        metavar="S",
-        type=number(float, 0, 1e9),
-        default=30.0,
-        help="seconds a stop waits for transfers (default: 30)",
-    )
-    add(
-        "--max-connections",
-        metavar="N",
-        type=number(int, 1, 1 << 20),
-        help="default: from the descriptor limit, at most 16384",
-    )
-    add(
-        "--idle-timeout",
-        metavar="S",
-        type=number(float, 0.1, 1e9),
-        default=60.0,
-        help="seconds between two requests (default: 60)",
-    )
-    add(
-        "--log-level",
-        choices=["debug", "info", "warning", "error"],
-        default="info",
-        help="default: %(default)s",
-    )
-    return parser.parse_args()
-
-
-def number(kind: Callable[[str], float], low: float, high: float) -> Callable[[str], float]:
-    """An argument type: a `kind` within [low, high]."""
-
-    def parse(text: str) -> float:
-        try:
-            value = kind(text)
-        except ValueError:
-            value = math.nan
-        if not low <= value <= high:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a number from {low:g} to {high:g}")
-        return value
-
-    return parse
-
-
-def size(text: str) -> int:
-    """An argument type: bytes, as `67108864`, `64MiB` or `64M` (powers of 1024)."""
-    match = re.fullmatch(r"(\d{1,18})\s*(?:([KMGT])(?:i?B)?|B)?", text, re.IGNORECASE)
-    if match is None:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a size like 64MiB")
-    exponent = " KMGT".index(match[2].upper()) if match[2] else 0
-    return int(match[1]) << (10 * exponent)
-
-
-def address(text: str) -> str:
-    """An argument type: an address or a host name."""
-    if not text or not text.isascii() or not text.isprintable():
-        raise argparse.ArgumentTypeError(f"{text!r} is not an address")
-    return text
-
-
-def field_value(text: str) -> str:
-    """An argument type: what may stand in a header line."""
-    if not (text.isascii() and text.isprintable()):
-        raise argparse.ArgumentTypeError("a header value is printable ASCII")
-    return text
 
 
 if __name__ == "__main__":

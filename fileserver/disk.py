@@ -9,6 +9,8 @@ Pool tasks touch no cache, no lock and no log: plain values in, `(value, error)`
 since an exception that leaves a pool task prints its traceback even when somebody catches it.
 """
 
+import errno
+import logging
 import os
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
@@ -17,26 +19,37 @@ import gevent
 from gevent import Greenlet
 from gevent.threadpool import ThreadPool
 
-from fileserver.root import Folder, Identity, Opened, Root
+from fileserver.root import Exhausted, Folder, Identity, Opened, Root
+from fileserver.turns import Turns
 from lrucache import CHUNK_BYTES
 
 Value = TypeVar("Value")
 
 LOOK_THREADS = 2
 
+OPEN_MAX = 1024
+"""Files that may be open at a time, unless the caller knows its descriptor limit better."""
+OPEN_WAIT_S = 30.0
+"""How long an open waits for its turn. Transfers end within their own deadlines, so turns come back."""
+
+log = logging.getLogger("gserver")
+
 
 class Disk:
     """The root, asked without ever blocking the loop. What is not called `cached` may switch greenlets.
 
-    `inline=False` sends everything to the pool (`--io pool`). Raises what Root raises. `close` ends the threads.
+    At most `open_max` files are open at a time; more wait for their turn, in order. `inline=False` sends
+    everything to the pool (`--io pool`). Raises what Root raises; OSError when no thread can be started. `close`
+    ends the threads.
     """
 
-    def __init__(self, root: Root, *, threads: int = 32, inline: bool = True) -> None:
+    def __init__(self, root: Root, *, threads: int = 32, inline: bool = True, open_max: int = OPEN_MAX) -> None:
         self._root = root
         self._inline = inline
         self._opens_inline = inline and root.knows_cached
-        self._readers = ThreadPool(threads)
-        self._lookers = ThreadPool(LOOK_THREADS)
+        self._open_turns = Turns(open_max)
+        self._readers = _started(threads)
+        self._lookers = _started(LOOK_THREADS)
         self._releasing: set[Greenlet[..., Any]] = set()
         self.reads_inline = 0
         self.reads_pool = 0
@@ -47,20 +60,24 @@ class Disk:
 
     def open_cached(self, name: str, first_max: int = 0) -> Opened | None:
         """The same without waiting; None when the open would wait. `first` is None when only the read would."""
-        if not self._opens_inline:
+        if not self._opens_inline or not self._open_turns.take_now():
             return None
         try:
             opened = self._root.open(name, first_max, cached=True)
         except BlockingIOError:
+            self._open_turns.give()
             return None
+        except BaseException:
+            self._open_turns.give()
+            raise
+        self._count_open(opened)
         self.reads_inline += opened.first is not None
         return opened
 
     def finish_open(self, name: str, opened: Opened | None, first_max: int) -> Opened:
         """Whatever `open_cached` could not do without waiting."""
         if opened is None:
-            opened = _in(self._readers, self._root.open, name, first_max)
-            self.reads_pool += opened.first is not None
+            opened = self._open_in_pool(name, first_max)
         if opened.first is not None or opened.identity.size > first_max:
             return opened
         try:
@@ -72,6 +89,23 @@ class Disk:
             self.release(opened.descriptor)
             return Opened(-1, opened.identity, first)
         return opened._replace(first=first)
+
+    def _open_in_pool(self, name: str, first_max: int) -> Opened:
+        if not self._open_turns.take(OPEN_WAIT_S):
+            raise Exhausted("too many files are open")
+        try:
+            opened = _in(self._readers, self._root.open, name, first_max)
+        except BaseException:
+            self._open_turns.give()
+            raise
+        self._count_open(opened)
+        self.reads_pool += opened.first is not None
+        return opened
+
+    def _count_open(self, opened: Opened) -> None:
+        """What is closed already has had its turn; an open descriptor keeps it until `release`."""
+        if opened.descriptor < 0:
+            self._open_turns.give()
 
     def read(self, descriptor: int, identity: Identity, offset: int, length: int) -> bytes:
         """At most one chunk from `offset` on. The descriptor must stay open until this returns."""
@@ -111,16 +145,37 @@ class Disk:
         """Close a descriptor, and wait for nothing; where that asks a server (FUSE, NFS) a thread does it."""
         if self._opens_inline:
             os.close(descriptor)
+            self._open_turns.give()
         else:
-            releasing = gevent.spawn(_in, self._readers, os.close, descriptor)
+            releasing = gevent.spawn(self._close_in_pool, descriptor)
             self._releasing.add(releasing)
             releasing.link(self._releasing.discard)
+
+    def _close_in_pool(self, descriptor: int) -> None:
+        try:
+            _in(self._readers, os.close, descriptor)
+        finally:
+            self._open_turns.give()
 
     def close(self) -> None:
         """End the threads, waiting for what they are doing."""
         gevent.joinall(list(self._releasing))
         for pool in (self._readers, self._lookers):
             pool.kill()
+
+
+def _started(threads: int) -> ThreadPool:
+    """A pool whose threads run already: what is started on demand fails when the system has no more of them, in
+    the middle of somebody's request. Raises OSError when not even one can be had."""
+    pool = ThreadPool(threads)
+    try:
+        pool.size = threads
+    except RuntimeError as error:
+        if not pool.size:
+            raise OSError(errno.EAGAIN, "no thread can be started") from error
+        pool.maxsize = pool.size
+        log.warning("only %d of %d threads could be started", pool.size, threads)
+    return pool
 
 
 def _in(pool: ThreadPool, work: Callable[..., Value], *arguments: object) -> Value:

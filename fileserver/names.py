@@ -33,7 +33,11 @@ def decode_target(target: bytes) -> tuple[str | None, bytes]:
         scheme, separator, rest = target.partition(b"://")
         if not separator or scheme.lower() not in (b"http", b"https"):
             raise BadTarget("the target must be a path")
-        target = b"/" + rest.partition(b"?")[0].partition(b"/")[2] + b"".join(rest.partition(b"?")[1:])
+        before, question, query = rest.partition(b"?")
+        authority, _, path = before.partition(b"/")
+        if not authority or authority.startswith(b":"):
+            raise BadTarget("an http URI has a host")
+        target = b"/" + path + question + query
     if b"#" in target:
         raise BadTarget("a fragment is the browser's own")
     path, _, query = target[1:].partition(b"?")

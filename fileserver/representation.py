@@ -77,26 +77,54 @@ def content_type(name: str) -> str:
 class Representation:
     """One version of one file as HTTP sees it (RFC 9110 section 8). Immutable by convention; no payload.
 
-    `fields` are its rendered header lines, each ending in CRLF, the same in every answer that carries the version.
+    With `coding` and `original` it is the precompressed form of another file: described as that file, encoded.
+    The fields are rendered header lines, each ending in CRLF: `fields` of the whole, `part_fields` of a range,
+    `kept` what a 304 repeats (section 15.4.5). `modified_s` are Unix seconds, None when HTTP cannot say them.
     """
 
-    __slots__ = ("etag", "fields", "identity", "last_modified", "name")
+    __slots__ = ("_cache_control", "_described", "etag", "fields", "identity", "kept", "modified_s", "name")
 
-    def __init__(self, name: str, identity: Identity, cache_control: str = "no-cache") -> None:
+    def __init__(
+        self,
+        name: str,
+        identity: Identity,
+        cache_control: str = "no-cache",
+        *,
+        coding: str = "",
+        original: str = "",
+    ) -> None:
         self.name = name
         self.identity = identity
+        self._cache_control = cache_control
         stamps = ":".join(map(str, identity[1:]))
         self.etag = f'"{sha256(stamps.encode()).hexdigest()[:16]}"'
+        modified_s = identity.mtime_ns // 1_000_000_000
         # A stamp outside HTTP's four-digit years is a broken clock; no date is better than a wrong one.
-        self.last_modified = _http_date(identity.mtime_ns // 1_000_000_000)
-        self.fields = (
-            f"Content-Length: {identity.size}\r\n"
-            f"Content-Type: {content_type(name)}\r\n"
-            + (f"Last-Modified: {self.last_modified}\r\n" if self.last_modified else "")
-            + f"ETag: {self.etag}\r\n"
-            f"Cache-Control: {cache_control}\r\n"
-            "X-Content-Type-Options: nosniff\r\n"
+        last_modified = _http_date(modified_s)
+        self.modified_s = modified_s if last_modified else None
+        self.kept = (
+            (f"Last-Modified: {last_modified}\r\n" if last_modified else "")
+            + f"ETag: {self.etag}\r\nCache-Control: {cache_control}\r\n"
         ).encode("latin-1")
+        self._described = (
+            f"Content-Type: {content_type(original or name)}\r\n"
+            + (f"Content-Encoding: {coding}\r\n" if coding else "")
+            + "X-Content-Type-Options: nosniff\r\nAccept-Ranges: bytes\r\n"
+        ).encode("latin-1")
+        self.fields = b"Content-Length: %d\r\n" % identity.size + self._described + self.kept
+
+    def encoded(self, coding: str, original: str) -> "Representation":
+        """The same version as the form of the file `original` in a content coding."""
+        return Representation(self.name, self.identity, self._cache_control, coding=coding, original=original)
+
+    def part_fields(self, start: int, end: int) -> bytes:
+        """The same for a 206 with the bytes from `start` up to before `end`."""
+        return (
+            b"Content-Length: %d\r\nContent-Range: bytes %d-%d/%d\r\n"
+            % (end - start, start, end - 1, self.identity.size)
+            + self._described
+            + self.kept
+        )
 
 
 def _http_date(seconds: int) -> str:

@@ -1,75 +1,37 @@
-"""What each request is answered with: files, folders, LIST, health, statistics, errors.
+"""What each request is answered with: who may ask, what the target means, files, folders, and what goes wrong.
 
-Everything between a parsed request and the bytes of a connection. The one place that maps errors to statuses, and
-none of them with the error's own text.
+Everything between a parsed request and a Reply.
 """
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from collections.abc import Callable
 
-import gevent
 from gevent.lock import Semaphore
 
-from fileserver import admin, names, process, root, wire
-from fileserver.store import Body, Store
-from lrucache import CacheStats, Outcome
+from fileserver import admin, names, root, wire
+from fileserver.about import BY_ACCEPT, JSON, About, Traffic, joined, wants_json
+from fileserver.accesslog import AccessLog
+from fileserver.bursts import Burst
+from fileserver.files import Files
+from fileserver.precompressed import Precompressed
+from fileserver.replies import Reply, error, explain, page
+from fileserver.store import Store
+from fileserver.tokens import Tokens
 
-STATS_SCHEMA = 1
-"""Raised when a key of `/-/stats` changes its meaning or goes; new keys do not count."""
-
-ALLOW = "GET, HEAD"
-_BY_ACCEPT = {"Vary": "Accept"}
-_TEXT = "text/plain; charset=utf-8"
-_JSON = "application/json"
-_HTML = "text/html; charset=utf-8"
-
-
-PAGES_MAX_BYTES = 32 << 20
-"""Pages that may wait for slow clients. A page of 65,536 names is 8 MB, and many clients could hold one each;
-above it a page is 503 (nginx streams a listing from a pool of its own for each request, without a bound)."""
-
+METHODS = "GET, HEAD, OPTIONS"
 LISTING_TURNS = 4
 """Folders that are listed and rendered at a time; the cache's own list has a turn of its own."""
 
-
-@dataclass(slots=True)
-class Traffic:
-    """What the connections count. Plain numbers, changed in the hub's thread."""
-
-    bytes_sent: int = 0
-    file_answers: int = 0
-    page_bytes: int = 0
-    """Of answers other than files, while they are being sent."""
-    connections: set[Any] = field(default_factory=set)
-    """The open Connections: Any, because their room is above this one."""
-
-
-class Reply(NamedTuple):
-    """An answer: rendered header lines, and after the head a `body` (the receiver's to close) or `content`."""
-
-    status: int
-    fields: bytes
-    content: bytes = b""
-    body: Body | None = None
-
-
-_ERRORS: dict[type[Exception], tuple[int, str]] = {
-    root.NotFound: (404, "no such file"),
-    root.IsFolder: (404, "a folder, not a file"),
-    root.Forbidden: (403, "not readable"),
-    root.Exhausted: (503, "too busy, try again"),
-    root.Changed: (503, "changed while it was read, try again"),
-    root.DiskFailure: (500, "the disk failed"),
-    root.FileError: (500, "could not be read"),
-    names.BadTarget: (400, "not a valid target"),
-}
+_HTML = "text/html; charset=utf-8"
+_ALLOWED = "Authorization, If-Match, If-Modified-Since, If-None-Match, If-Range, If-Unmodified-Since, Range"
+_EXPOSED = "Accept-Ranges, Cache-Status, Content-Encoding, Content-Range, Date, ETag, X-Cache"
 
 
 class Site:
-    """The files of one store and the pages about them. `answer` and `answer_line` may switch greenlets."""
+    """The files of one store and the pages about them. `answer` and `answer_line` may switch greenlets.
+
+    `tokens` (None: everybody may ask) can be exchanged while it serves. `cors` is an origin or `*`.
+    """
 
     def __init__(
         self,
@@ -77,199 +39,146 @@ class Site:
         *,
         hidden: bool = False,
         index: bool = True,
+        download: bool = False,
+        cors: str | None = None,
+        precompressed: Precompressed | None = None,
+        tokens: Tokens | None = None,
+        access_log: AccessLog | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store = store
         self._hidden = hidden
         self._index = index
-        self._clock = clock
+        self._download = download
         self._listing_turns = Semaphore(LISTING_TURNS)
-        self._cache_turn = Semaphore(1)
+        self._too_busy = Burst("turned a request away")
+        self._every_fields, self._options_fields = _cors_fields(cors)
+        self.tokens = tokens
+        self.access_log = access_log
         self.traffic = Traffic()
-        self.draining = False
+        self._files = Files(store, self.traffic, download=download, precompressed=precompressed)
+        self.about = About(store, self.traffic, access_log, clock=clock)
+
+    @property
+    def draining(self) -> bool:
+        """Whether the server is stopping: health says so, and every answer is its connection's last."""
+        return self.about.draining
+
+    @draining.setter
+    def draining(self, is_draining: bool) -> None:
+        self.about.draining = is_draining
 
     def answer(self, request: wire.Request) -> Reply:
         """The answer to an HTTP request. Errors are answers too; only what nobody expected is raised."""
-        if request.method not in (b"GET", b"HEAD"):
-            return error(405, "only GET and HEAD are allowed", {"Allow": ALLOW})
-        name: str | None = None
-        try:
-            name, query = names.decode_target(request.target)
-            return self._resource(request, name, query)
-        except (root.FileError, names.BadTarget) as problem:
-            return explain(problem, name)
+        reply = self._answer(request)
+        if self._every_fields:
+            reply = reply._replace(fields=reply.fields + self._every_fields)
+        return reply
 
-    def answer_line(self, line: wire.OneLine) -> bytes | Body:
-        """The payload that answers a request in the one-line protocol; a Body is the caller's to close."""
+    def answer_line(self, line: wire.OneLine) -> Reply:
+        """The payload that answers a request in the one-line protocol; its header lines are of no use."""
         name = None
         try:
+            if self.tokens is not None:
+                return _one_line(error(401, "a token is needed, and this protocol has no place for one"))
             if line.name is None:
-                return self._list_text()
+                return page(self.about.list_text(), "")
             name = names.decode_name(line.name)
             if name is None or _is_reserved(name) or not self._is_valid(name):
                 raise root.NotFound("not a name")
-            return self._body(name)
+            return self._files.whole(name)
         except root.FileError as problem:
-            return b"ERROR " + explain(problem, name).content
+            return _one_line(self._explain(problem, name))
 
-    def stats(self) -> dict[str, object]:
-        """Every counter of the program at this instant, the public schema of `/-/stats`."""
-        return self._stats(self._store.cache.stats())
+    def _answer(self, request: wire.Request) -> Reply:
+        name: str | None = None
+        try:
+            if request.method == b"OPTIONS":
+                return self._options(request.target)
+            if self.tokens is not None and not self._may_ask(request, self.tokens):
+                return error(401, "a valid token is needed", {"WWW-Authenticate": 'Bearer realm="gserver"'})
+            if request.method not in (b"GET", b"HEAD"):
+                return error(405, f"only {METHODS} are allowed", {"Allow": METHODS})
+            name, query = names.decode_target(request.target)
+            return self._resource(request, name, query)
+        except (root.FileError, names.BadTarget) as problem:
+            return self._explain(problem, name)
+
+    def _options(self, target: bytes) -> Reply:
+        if target != b"*":
+            names.decode_target(target)
+        return Reply(204, self._options_fields)
+
+    def _may_ask(self, request: wire.Request, tokens: Tokens) -> bool:
+        """Health is open to everybody: who asks is a load balancer."""
+        is_health = request.target.partition(b"?")[0] == b"/-/health"
+        return is_health or tokens.permit(request.fields.get(b"authorization"))
 
     def _resource(self, request: wire.Request, name: str | None, query: bytes) -> Reply:
         if name is None:
             raise root.NotFound("not UTF-8")
         if _is_reserved(name):
-            return self._about(request, name, query)
+            return self.about.answer(request, name, query)
         if name == "" or name.endswith("/"):
             return self._folder(request, name[:-1], query, is_root=name == "")
         if not self._is_valid(name):
             raise root.NotFound("not a name")
         try:
-            return self._file(request, name)
+            return self._files.answer(request, name)
         except root.IsFolder:
             if not self._index:
                 raise root.NotFound("folders are not shown") from None
             location = names.encode_path(name) + "/" + ("?" + query.decode("latin-1") if query else "")
             return error(301, f"a folder: {location}", {"Location": location})
 
-    def _file(self, request: wire.Request, name: str) -> Reply:
-        if request.method == b"HEAD":
-            described = self._store.describe(name)
-            status = _CACHE_FIELDS[Outcome.HIT] if described.is_cached else b""
-            return Reply(200, described.representation.fields + status)
-        body = self._body(name)
-        return Reply(200, body.representation.fields + cache_fields(body), body=body)
-
-    def _body(self, name: str) -> Body:
-        body = self._store.get(name)
-        self.traffic.file_answers += 1
-        return body
+    # Folders.
 
     def _folder(self, request: wire.Request, folder: str, query: bytes, *, is_root: bool) -> Reply:
         if not (is_root or self._is_valid(folder)):
             raise root.NotFound("not a name")
         if not self._index:
             raise root.NotFound("folders are not shown")
-        try:
-            return self._file(request, f"{folder}/index.html" if folder else "index.html")
-        except (root.NotFound, root.IsFolder):
-            pass
-        with self._turn(self._listing_turns):
+        if not self._download:  # a stranger's index.html would run as a page of ours
+            try:
+                return self._files.answer(request, f"{folder}/index.html" if folder else "index.html")
+            except (root.NotFound, root.IsFolder):
+                pass
+        with self.about.page_turn(self._listing_turns):
             listing = self._store.list(folder)
             if is_root:
                 shown = [entry for entry in listing.entries if not _is_reserved(entry.name)]
                 listing = listing._replace(entries=shown)
-            if _wants_json(request, query):
-                return page(_joined(admin.folder_json(folder, listing)), _JSON, fields=_BY_ACCEPT)
-            html = _joined(admin.folder_html(folder, listing))
-        return page(html, _HTML, fields=_BY_ACCEPT | {"Content-Security-Policy": admin.PAGE_POLICY})
-
-    @contextmanager
-    def _turn(self, turns: Semaphore) -> Iterator[None]:
-        """Make one long page at a time, and none while too many wait for slow clients. Raises Exhausted."""
-        with turns:
-            if self.traffic.page_bytes > PAGES_MAX_BYTES:
-                raise root.Exhausted("too many pages wait for their clients")
-            yield
-
-    def _list_text(self) -> bytes:
-        with self._turn(self._cache_turn):
-            return _joined(admin.cache_text(self._store.cache.snapshot()[1]))
-
-    def _about(self, request: wire.Request, name: str, query: bytes) -> Reply:
-        if name == "-/health":
-            return error(503, "draining") if self.draining else page(b"ok\n", _TEXT)
-        if name == "-/stats":
-            return page(admin.stats_json(self.stats()), _JSON)
-        if name == "-/cache":
-            if not _wants_json(request, query):
-                return page(self._list_text(), _TEXT, fields=_BY_ACCEPT)
-            with self._turn(self._cache_turn):
-                cache, entries = self._store.cache.snapshot()
-                pieces = admin.cache_json(self._stats(cache), entries, self._clock())
-                return page(_joined(pieces), _JSON, fields=_BY_ACCEPT)
-        raise root.NotFound("reserved")
-
-    def _stats(self, cache: CacheStats) -> dict[str, object]:
-        disk = self._store.disk
-        return {
-            "schema": STATS_SCHEMA,
-            "capacity": cache.capacity,
-            "cached": cache.cached,
-            "filling": cache.filling,
-            "peak": cache.peak,
-            "violations": cache.violations,
-            "entries": cache.entries,
-            "hits": cache.hits,
-            "misses": cache.misses,
-            "coalesced": cache.coalesced,
-            "bypasses": cache.bypasses,
-            "file_answers": self.traffic.file_answers,
-            "evictions": cache.evictions,
-            "connections": len(self.traffic.connections),
-            "open_fds": process.open_descriptors(),
-            "rss_bytes": process.rss_bytes(),
-            "bytes_sent": self.traffic.bytes_sent,
-            "disk_reads_inline": disk.reads_inline,
-            "disk_reads_pool": disk.reads_pool,
-            "fills_in_flight": len(self._store.fills),
-        }
+            if wants_json(request, query):
+                return page(joined(admin.folder_json(folder, listing)), JSON, fields=BY_ACCEPT)
+            html = joined(admin.folder_html(folder, listing))
+        return page(html, _HTML, fields=BY_ACCEPT | {"Content-Security-Policy": admin.PAGE_POLICY})
 
     def _is_valid(self, name: str) -> bool:
         return names.is_valid(name, hidden=self._hidden)
 
-
-def explain(problem: Exception, name: str | None = None) -> Reply:
-    """The answer that says why not, without the error's own text."""
-    status, reason = next(_ERRORS[kind] for kind in type(problem).__mro__ if kind in _ERRORS)
-    subject = f": {name}" if name and name.isprintable() else ""
-    return error(status, reason + subject)
+    def _explain(self, problem: Exception, name: str | None) -> Reply:
+        if isinstance(problem, root.Exhausted):
+            self._too_busy(problem)
+        return explain(problem, name)
 
 
-def error(status: int, reason: str, fields: dict[str, str] | None = None) -> Reply:
-    """A short plain-text answer. 503 tells the client to come back."""
-    come_back = {"Retry-After": "1"} if status == 503 else {}
-    return page(reason.encode("utf-8", "replace") + b"\n", _TEXT, status, come_back | (fields or {}))
-
-
-def page(content: bytes, content_type: str, status: int = 200, fields: dict[str, str] | None = None) -> Reply:
-    """An answer of our own making: never cached, never sniffed."""
-    head = {
-        "Content-Length": str(len(content)),
-        "Content-Type": content_type,
-        "Cache-Control": "no-store",
-        "X-Content-Type-Options": "nosniff",
+def _cors_fields(origin: str | None) -> tuple[bytes, bytes]:
+    """The header lines of every answer, and of an answer to OPTIONS (the Fetch standard's preflight)."""
+    options = {"Allow": METHODS}
+    if not origin:
+        return b"", wire.fields(options)
+    preflight = {
+        "Access-Control-Allow-Methods": METHODS,
+        "Access-Control-Allow-Headers": _ALLOWED,
+        "Access-Control-Max-Age": "86400",
     }
-    return Reply(status, wire.fields(head | (fields or {})), content)
+    every = {"Access-Control-Allow-Origin": origin, "Access-Control-Expose-Headers": _EXPOSED}
+    return wire.fields(every), wire.fields(options | preflight)
 
 
-def cache_fields(body: Body) -> bytes:
-    """X-Cache and Cache-Status (RFC 9211): where the answer came from."""
-    if body.outcome is Outcome.BYPASS:
-        return f"X-Cache: BYPASS\r\nCache-Status: gserver; fwd=bypass; detail={body.detail}\r\n".encode()
-    return _CACHE_FIELDS[body.outcome]
-
-
-_CACHE_FIELDS = {
-    Outcome.HIT: b"X-Cache: HIT\r\nCache-Status: gserver; hit\r\n",
-    Outcome.MISS: b"X-Cache: MISS\r\nCache-Status: gserver; fwd=miss\r\n",
-    Outcome.COALESCED: b"X-Cache: COALESCED\r\nCache-Status: gserver; fwd=miss; collapsed\r\n",
-}
+def _one_line(reply: Reply) -> Reply:
+    return reply._replace(content=b"ERROR " + reply.content)
 
 
 def _is_reserved(name: str) -> bool:
     return name == "-" or name.startswith("-/")
-
-
-def _wants_json(request: wire.Request, query: bytes) -> bool:
-    return b"format=json" in query.split(b"&") or b"application/json" in request.fields.get(b"accept", b"")
-
-
-def _joined(pieces: Iterator[bytes]) -> bytes:
-    """Render a long page without holding the loop: others run between two slices."""
-    parts = []
-    for piece in pieces:
-        parts.append(piece)
-        gevent.sleep(0)
-    return b"".join(parts)

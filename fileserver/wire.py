@@ -1,8 +1,8 @@
 """Bytes to requests, and answers to bytes: HTTP/1.1 and the one-line protocol, without any I/O.
 
 llhttp (through httptools) validates every head and finds the end of every body; the request line, the limits and
-the dozen header fields we act on are read here, because httptools sets no limits and takes versions and methods
-that we do not. Requests are parsed one at a time, when the one before is answered: a pipeline is never a queue.
+the header fields we act on are read here, because httptools sets no limits and takes versions and methods that we
+do not. Requests are parsed one at a time, when the one before is answered: a pipeline is never a queue.
 
 Nothing else in the program turns header bytes into meaning.
 """
@@ -30,14 +30,21 @@ LINE_SLACK_BYTES = 64
 
 REASONS = {
     200: "OK",
+    204: "No Content",
+    206: "Partial Content",
     301: "Moved Permanently",
+    304: "Not Modified",
     400: "Bad Request",
+    401: "Unauthorized",
     403: "Forbidden",
     404: "Not Found",
     405: "Method Not Allowed",
     408: "Request Timeout",
+    412: "Precondition Failed",
     413: "Content Too Large",
     414: "URI Too Long",
+    416: "Range Not Satisfiable",
+    417: "Expectation Failed",
     431: "Request Header Fields Too Large",
     500: "Internal Server Error",
     501: "Not Implemented",
@@ -56,7 +63,15 @@ _REQUEST_LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+) ([^\x00-\x20\x7f]+) 
 _VERSIONED = re.compile(rb".* HTTP/\d\.\d", re.DOTALL)
 _EMPTY_LINES = re.compile(rb"\A(?:\r\n)+")
 _BARE_LF = re.compile(rb"(?<!\r)\n")
-_FIELDS = re.compile(rb"\r\n(accept|content-length|host|transfer-encoding):([^\r]*)", re.IGNORECASE)
+_FIELDS = re.compile(
+    rb"\r\n(accept|accept-encoding|authorization|content-length|expect|host|if-match|if-modified-since"
+    rb"|if-none-match|if-range|if-unmodified-since|range|referer|transfer-encoding|user-agent):([^\r]*)",
+    re.IGNORECASE,
+)
+_HOST = re.compile(rb"(?:\[[0-9A-Za-z.:~_-]+\]|(?:[0-9A-Za-z._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})*)(?::\d{0,5})?")
+"""uri-host and port of RFC 9112 section 3.2; empty where the target has no authority."""
+
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
 class WireError(Exception):
@@ -101,10 +116,12 @@ class RequestReader:
         "_body_left",
         "_buffer",
         "_complete",
+        "_expects_continue",
         "_keep_alive",
         "_parser",
         "_request",
         "_scanned",
+        "line",
     )
 
     def __init__(self) -> None:
@@ -112,9 +129,11 @@ class RequestReader:
         self._scanned = 0
         self._parser: httptools.HttpRequestParser | None = None
         self._request: Request | OneLine | None = None
-        self._complete = self._keep_alive = False
+        self._complete = self._keep_alive = self._expects_continue = False
         self._body_left: int | None = None
         self._body_bytes = 0
+        self.line = b""
+        """The first line of the request that `next` last saw, complete or not, for the log."""
 
     @property
     def is_empty(self) -> bool:
@@ -141,6 +160,11 @@ class RequestReader:
         self._request = None
         self._body_bytes = 0
         return request
+
+    def expects_continue(self) -> bool:
+        """Whether the client waits to be told to send its body (RFC 9110 section 10.1.1). True once."""
+        expects, self._expects_continue = self._expects_continue, False
+        return expects and self._request is not None
 
     def close(self) -> None:
         """Break the cycle between this reader and its parser."""
@@ -172,6 +196,7 @@ class RequestReader:
 
     def _next_line(self) -> OneLine | None:
         line, ended, _ = self._buffer.partition(b"\n")
+        self.line = line.removesuffix(b"\r")
         # What has no end yet may still become an HTTP request line with an absolute target.
         if len(line) > MAX_LINE_BYTES + (0 if ended else LINE_SLACK_BYTES):
             raise OneLineError(414, "the line is too long")
@@ -195,14 +220,14 @@ class RequestReader:
             self._scanned = len(self._buffer)
             return False
         head, self._buffer, self._scanned = self._buffer[:end], self._buffer[end:], 0
-        method, target, minor = _request_line(head[: head.index(b"\r\n")])
+        self.line = head[: head.index(b"\r\n")]
+        method, target, minor = _request_line(self.line)
         if len(head) > MAX_HEAD_BYTES or head.count(b"\n") > MAX_HEADERS + 2:
             raise WireError(431, "too many or too long header fields")
         self._complete = False
         upgraded = self._parse(head)
         fields = _fields(head)
-        if minor == 1 and b"host" not in fields:
-            raise WireError(400, "the Host field is missing")
+        _check_fields(fields, minor)
         # Where a request that llhttp took for an upgrade has a body, nobody can say where the next one begins.
         has_body = b"transfer-encoding" in fields or fields.get(b"content-length", b"0") != b"0"
         # RFC 9112 section 6.1: chunked from HTTP/1.0 is faulty framing.
@@ -210,12 +235,14 @@ class RequestReader:
         keep_alive = self._keep_alive and not (upgraded and has_body) and not faulty
         self._request = Request(method, target, fields, minor, keep_alive)
         self._expect_body(fields)
+        self._expects_continue = minor == 1 and b"expect" in fields and not self._complete and not self._buffer
         return True
 
     def _check_beginning(self) -> None:
         """Refuse what can be refused before the head is complete, so that nobody waits for a verdict."""
         buffer = self._buffer
         line, ended, _ = buffer.partition(b"\n")
+        self.line = line.removesuffix(b"\r")
         if not ended:
             _check_length(line)
         elif line.endswith(b"\r"):
@@ -287,6 +314,18 @@ def _request_line(line: bytes) -> tuple[bytes, bytes, int]:
     if len(target) > MAX_TARGET_BYTES:
         raise WireError(414, "the request target is too long")
     return method, target, minor[0] - ord("0")
+
+
+def _check_fields(fields: dict[bytes, bytes], minor: int) -> None:
+    """A Host (RFC 9112 section 3.2), and no expectation but one (RFC 9110 section 10.1.1). Raises WireError."""
+    host = fields.get(b"host")
+    if host is None:
+        if minor == 1:
+            raise WireError(400, "the Host field is missing")
+    elif not _HOST.fullmatch(host):
+        raise WireError(400, "the Host field is not a host")
+    if minor == 1 and fields.get(b"expect", b"100-continue").lower() != b"100-continue":
+        raise WireError(417, "only 100-continue can be expected")
 
 
 def _fields(head: bytes) -> dict[bytes, bytes]:

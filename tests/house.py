@@ -2,7 +2,9 @@
 
 import errno
 import os
+import ssl
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +19,7 @@ from fileserver.disk import Disk
 from fileserver.root import DiskFailure, Folder, Identity, Opened, Root
 from fileserver.site import Site
 from fileserver.store import Body, Store
+from fileserver.transport import TlsTransport, Transport
 from fileserver.wire import StatusLines
 from lrucache import POLICIES, Cache
 
@@ -148,6 +151,7 @@ class House:
             clock_ns=lambda: self.wall_ns,
         )
         self.site = Site(self.store, clock=self.clock, **site_options)
+        self._statuses = StatusLines()
 
     def __enter__(self) -> "House":
         self._descriptors = descriptors()
@@ -206,12 +210,36 @@ class House:
 
         return fault
 
+    def connection(
+        self,
+        client: Any,
+        tls: ssl.SSLContext | None = None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        vectored: bool = True,
+        **options: Any,
+    ) -> Connection:
+        """A connection over an accepted socket, plain or with `tls`."""
+        transport = (
+            Transport(client, clock=clock, vectored=vectored)
+            if tls is None
+            else TlsTransport(client, tls, clock=clock, vectored=vectored)
+        )
+        return Connection(transport, self.site, self._statuses, **options)
+
     @contextmanager
-    def serving(self, *, send_buffer: int = 0, **options: Any) -> Iterator[int]:
+    def serving(
+        self,
+        *,
+        send_buffer: int = 0,
+        tls: ssl.SSLContext | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        **options: Any,
+    ) -> Iterator[int]:
         """A StreamServer over this house; the port. `send_buffer` is SO_SNDBUF, 0 leaves it to the system."""
-        statuses = StatusLines()
         server = StreamServer(
-            ("127.0.0.1", 0), lambda client, _: Connection(client, self.site, statuses, **options).serve()
+            ("127.0.0.1", 0),
+            lambda client, _: self.connection(client, tls, clock=clock, **options).serve(),
         )
         server.start()
         if send_buffer:
@@ -221,8 +249,8 @@ class House:
         finally:
             server.stop()
             self.site.draining = True
-            for connection in list(self.site.traffic.connections):
-                connection.cut()
+            for transport in list(self.site.traffic.connections):
+                transport.cut()
             with gevent.Timeout(20):
                 while self.site.traffic.connections:
                     gevent.sleep(0.001)

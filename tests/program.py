@@ -13,19 +13,22 @@ from typing import Any
 
 PROJECT = Path(__file__).resolve().parent.parent
 
-_START_LINE = re.compile(r"gserver: http://(\[.*?\]|[^:/]*):(\d+)/ serves ")
+_START_LINE = re.compile(r"gserver: https?://(\[.*?\]|[^:/]*):(\d+)/ serves ")
 
 
 class Program:
     """A running gserver.py on a free port. Leaving the `with` stops it and checks that it stopped cleanly.
 
-    `changes` are statements that a wrapper runs before `gserver.main`, with `connection` at hand.
+    `changes` are statements that a wrapper runs before `gserver.main`, with these modules at hand.
     """
 
     def __init__(self, directory: Path, *options: str, changes: str = "") -> None:
         program = [str(PROJECT / "gserver.py")]
         if changes:
-            program = ["-c", f"import gserver; from fileserver import connection; {changes}; gserver.main()"]
+            program = [
+                "-c",
+                f"import gserver; from fileserver import connection, server, transport; {changes}; gserver.main()",
+            ]
         self.process = subprocess.Popen(
             [sys.executable, *program, "0", str(directory), *options],
             stderr=subprocess.PIPE,

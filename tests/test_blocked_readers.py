@@ -86,7 +86,7 @@ def many_files(folder: Path) -> Path:
 @pytest.mark.skipif(not Path("/proc/net/sockstat").exists(), reason="only Linux counts socket memory")
 @pytest.mark.timeout(180)
 def test_two_thousand_blocked_readers_cost_neither_payload_nor_unbounded_kernel_memory(many_files: Path) -> None:
-    changes = "connection.PROGRESS_S = float('inf')"
+    changes = "transport.PROGRESS_S = float('inf')"
     with Program(many_files, changes=changes) as server, ExitStack() as clients:
         idle_rss = server.stats()["rss_bytes"]
         idle_tcp = kernel_tcp_bytes()
@@ -106,7 +106,7 @@ def test_two_thousand_blocked_readers_cost_neither_payload_nor_unbounded_kernel_
 
 @pytest.mark.timeout(180)
 def test_in_a_memory_cgroup_of_three_caches_the_server_is_not_killed(many_files: Path) -> None:
-    changes = "connection.PROGRESS_S = float('inf')"
+    changes = "transport.PROGRESS_S = float('inf')"
     with memory_cgroup() as group, Program(many_files, changes=changes) as server, ExitStack() as clients:
         (group / "cgroup.procs").write_text(str(server.process.pid))
         blocked_clients(server, clients)

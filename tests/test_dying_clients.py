@@ -9,8 +9,8 @@ import gevent
 import pytest
 from gevent import socket
 
-from fileserver import connection
 from fileserver.root import FileError
+from fileserver.transport import Waiting
 from lrucache import CHUNK_BYTES
 from tests.house import Gate, House, connect, pattern, receive_all, wait_for
 
@@ -37,7 +37,7 @@ def stall(client: socket.socket, house: House) -> None:
 def time_out(client: socket.socket, house: House) -> None:
     """Reads nothing until its time is up."""
     for one in house.site.traffic.connections:
-        if one.waiting is connection.Waiting.WRITABLE and one.deadline_s < math.inf:
+        if one.waiting is Waiting.WRITABLE and one.deadline_s < math.inf:
             one.expire()
 
 
@@ -90,7 +90,7 @@ def test_a_slow_reader_of_a_hit_finishes_its_version_when_the_name_changes(folde
         content = house.write("a", pattern(40 * CHUNK_BYTES))
         house.fetch("a")
         client = connect(port, REQUEST, receive_buffer=4096)
-        wait_for(lambda: [one.waiting for one in house.site.traffic.connections] == [connection.Waiting.WRITABLE])
+        wait_for(lambda: [one.waiting for one in house.site.traffic.connections] == [Waiting.WRITABLE])
         change(house)
         house.clock.now_s += 2
         with suppress(FileError):

@@ -472,7 +472,7 @@ def test_a_reset_in_the_middle_exits_18_and_leaves_nothing(directory: Path) -> N
 def test_a_network_that_goes_away_is_a_cut_transfer() -> None:
     with FakeServer(says(head(9))) as fake:
         host, port = fake.address
-        options = argparse.Namespace(host=host, port=int(port), timeout=GIVE_UP_S)
+        options = argparse.Namespace(host=host, port=int(port), timeout=GIVE_UP_S, tls=False, token_file=None)
         with pytest.raises(client_module.Failure) as caught, client_module.answer(options, "/x"):
             raise OSError(errno.EHOSTUNREACH, "no route")
     assert caught.value.code == 18

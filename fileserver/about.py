@@ -1,0 +1,133 @@
+"""What can be asked about the server itself, LIST, statistics and health; and what is counted for that."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import gevent
+from gevent.lock import Semaphore
+
+from fileserver import admin, process, root, wire
+from fileserver.accesslog import AccessLog
+from fileserver.negotiation import prefers_json
+from fileserver.replies import TEXT, Reply, error, page
+from fileserver.store import Store
+from lrucache import CacheStats
+
+STATS_SCHEMA = 1
+"""Raised when a key of `/-/stats` changes its meaning or goes; new keys do not count."""
+
+PAGES_MAX_BYTES = 32 << 20
+"""Pages that may wait for slow clients. A page of 65,536 names is 8 MB, and many clients could hold one each;
+above it a page is 503 (nginx streams a listing from a pool of its own for each request, without a bound)."""
+
+BY_ACCEPT = {"Vary": "Accept"}
+JSON = "application/json"
+
+
+@dataclass(slots=True)
+class Traffic:
+    """What the connections count. Plain numbers, changed in the hub's thread."""
+
+    bytes_sent: int = 0
+    file_answers: int = 0
+    page_bytes: int = 0
+    """Of answers other than files, while they are being sent."""
+    connections: set[Any] = field(default_factory=set)
+    """The open Transports: Any, because their room is above this one."""
+    idle: dict[Any, None] = field(default_factory=dict)
+    """Those of them that wait for a request, the longest-idle first."""
+
+
+class About:
+    """The pages under `/-/`, over the counters of one store and its traffic. `answer` may switch greenlets."""
+
+    def __init__(
+        self,
+        store: Store,
+        traffic: Traffic,
+        access_log: AccessLog | None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._store = store
+        self._traffic = traffic
+        self._access_log = access_log
+        self._clock = clock
+        self._list_turn = Semaphore(1)
+        self.draining = False
+
+    def answer(self, request: wire.Request, name: str, query: bytes) -> Reply:
+        """The page `name`, which begins with `-`. Raises NotFound, and Exhausted."""
+        if name == "-/health":
+            return error(503, "draining") if self.draining else page(b"ok\n", TEXT)
+        if name == "-/stats":
+            return page(admin.stats_json(self.stats()), JSON)
+        if name == "-/cache":
+            if not wants_json(request, query):
+                return page(self.list_text(), TEXT, fields=BY_ACCEPT)
+            with self.page_turn(self._list_turn):
+                cache, entries = self._store.cache.snapshot()
+                pieces = admin.cache_json(self._stats(cache), entries, self._clock())
+                return page(joined(pieces), JSON, fields=BY_ACCEPT)
+        raise root.NotFound("reserved")
+
+    def list_text(self) -> bytes:
+        """LIST: the names in the cache, one a line. Raises Exhausted."""
+        with self.page_turn(self._list_turn):
+            return joined(admin.cache_text(self._store.cache.snapshot()[1]))
+
+    def stats(self) -> dict[str, object]:
+        """Every counter of the program at this instant, the public schema of `/-/stats`."""
+        return self._stats(self._store.cache.stats())
+
+    @contextmanager
+    def page_turn(self, turns: Semaphore) -> Iterator[None]:
+        """Make so many long pages at a time, and none while too many wait for slow clients. Raises Exhausted."""
+        with turns:
+            if self._traffic.page_bytes > PAGES_MAX_BYTES:
+                raise root.Exhausted("too many pages wait for their clients")
+            yield
+
+    def _stats(self, cache: CacheStats) -> dict[str, object]:
+        disk = self._store.disk
+        return {
+            "schema": STATS_SCHEMA,
+            "capacity": cache.capacity,
+            "cached": cache.cached,
+            "filling": cache.filling,
+            "peak": cache.peak,
+            "violations": cache.violations,
+            "entries": cache.entries,
+            "hits": cache.hits,
+            "misses": cache.misses,
+            "coalesced": cache.coalesced,
+            "bypasses": cache.bypasses,
+            "file_answers": self._traffic.file_answers,
+            "evictions": cache.evictions,
+            "connections": len(self._traffic.connections),
+            "connections_idle": len(self._traffic.idle),
+            "open_fds": process.open_descriptors(),
+            "rss_bytes": process.rss_bytes(),
+            "bytes_sent": self._traffic.bytes_sent,
+            "disk_reads_inline": disk.reads_inline,
+            "disk_reads_pool": disk.reads_pool,
+            "fills_in_flight": len(self._store.fills),
+            "access_log_dropped": self._access_log.dropped if self._access_log is not None else 0,
+        }
+
+
+def wants_json(request: wire.Request, query: bytes) -> bool:
+    """Whether a page that has both forms is wanted in JSON."""
+    return b"format=json" in query.split(b"&") or prefers_json(request.fields.get(b"accept", b""))
+
+
+def joined(pieces: Iterator[bytes]) -> bytes:
+    """Render a long page without holding the loop: others run between two slices."""
+    parts = []
+    for piece in pieces:
+        parts.append(piece)
+        gevent.sleep(0)
+    return b"".join(parts)

@@ -1,0 +1,92 @@
+"""What a request for a file is answered with: the whole, a part, or why neither; as it is or precompressed."""
+
+from typing import NamedTuple
+
+from fileserver import conditional, wire
+from fileserver.about import Traffic
+from fileserver.negotiation import CODINGS, accepted_codings
+from fileserver.precompressed import Precompressed
+from fileserver.replies import Reply, cache_fields, error
+from fileserver.representation import Representation
+from fileserver.store import Body, Store
+from lrucache import Outcome
+
+
+class Variant(NamedTuple):
+    """Which file answers a request for another: itself, or its form in a content coding."""
+
+    name: str
+    coding: str
+    original: str
+
+    def described(self, representation: Representation) -> Representation:
+        """What is in that file, as the form of the one that was asked for."""
+        return representation.encoded(self.coding, self.original) if self.coding else representation
+
+
+class Files:
+    """The files of one store over HTTP. Methods may switch greenlets and raise FileError.
+
+    `download` has browsers save what they get; `precompressed` (None: off) knows the files' other forms.
+    """
+
+    def __init__(
+        self, store: Store, traffic: Traffic, *, download: bool = False, precompressed: Precompressed | None = None
+    ) -> None:
+        self._store = store
+        self._traffic = traffic
+        self._precompressed = precompressed
+        self._disposition = b"Content-Disposition: attachment\r\n" if download else b""
+        self._vary = b"Vary: Accept-Encoding\r\n" if precompressed is not None else b""
+
+    def answer(self, request: wire.Request, name: str) -> Reply:
+        """The answer to a GET or HEAD of `name`."""
+        variant = self._variant(request, name)
+        if request.method == b"HEAD" or not conditional.FIELDS.isdisjoint(request.fields):
+            # Judged on a look, so that what needs no payload starts no fill and counts as no answer.
+            described = self._store.describe(variant.name)
+            origin = cache_fields(Outcome.HIT) if described.is_cached else b""
+            reply = self._reply(request, variant.described(described.representation), origin)
+            if request.method == b"HEAD" or reply.status not in (200, 206):
+                return reply
+        body = self._body(variant.name)
+        origin = cache_fields(body.outcome, body.detail)
+        reply = self._reply(request, variant.described(body.representation), origin)
+        if reply.status in (200, 206):
+            return reply._replace(body=body)
+        # Another version has come since the look. It has been counted as an answer, and is none.
+        body.close()
+        return reply
+
+    def whole(self, name: str) -> Reply:
+        """The file without a head, for the one-line protocol."""
+        body = self._body(name)
+        return Reply(200, b"", body=body, end=body.size)
+
+    def _body(self, name: str) -> Body:
+        body = self._store.get(name)
+        self._traffic.file_answers += 1
+        return body
+
+    def _reply(self, request: wire.Request, representation: Representation, origin: bytes) -> Reply:
+        """Status and fields; of 200 and 206 also which bytes. `origin` says where they come from."""
+        status, start, end = conditional.evaluate(request.fields, representation)
+        if status == 304:
+            return Reply(304, representation.kept + self._vary)
+        if status == 412:
+            return error(412, "the file is another version")
+        if status == 416:
+            size = representation.identity.size
+            return error(416, f"the file has {size} bytes", {"Content-Range": f"bytes */{size}"})
+        described = representation.fields if status == 200 else representation.part_fields(start, end)
+        return Reply(status, described + self._disposition + self._vary + origin, start=start, end=end)
+
+    def _variant(self, request: wire.Request, name: str) -> Variant:
+        """The precompressed form that the client likes best, if it likes one and there is one."""
+        if self._precompressed is not None:
+            accepted = accepted_codings(request.fields.get(b"accept-encoding", b""))
+            there = self._precompressed.codings(name) if accepted else frozenset()
+            for coding in accepted:
+                if coding in there:
+                    return Variant(name + CODINGS[coding], coding, name)
+        return Variant(name, "", name)

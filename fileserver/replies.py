@@ -1,0 +1,75 @@
+"""Answers before they are bytes on a connection, and the one place that maps errors to statuses.
+
+No answer carries an error's own text: that is for the log.
+"""
+
+from typing import NamedTuple
+
+from fileserver import names, root, wire
+from fileserver.store import Body
+from lrucache import Outcome
+
+TEXT = "text/plain; charset=utf-8"
+
+
+class Reply(NamedTuple):
+    """An answer: rendered header lines, and after the head `content`, or the bytes [start, end) of a `body`.
+
+    The body is the receiver's to close.
+    """
+
+    status: int
+    fields: bytes
+    content: bytes = b""
+    body: Body | None = None
+    start: int = 0
+    end: int = 0
+
+
+_ERRORS: dict[type[Exception], tuple[int, str]] = {
+    root.NotFound: (404, "no such file"),
+    root.IsFolder: (404, "a folder, not a file"),
+    root.Forbidden: (403, "not readable"),
+    root.Exhausted: (503, "too busy, try again"),
+    root.Changed: (503, "changed while it was read, try again"),
+    root.DiskFailure: (500, "the disk failed"),
+    root.FileError: (500, "could not be read"),
+    names.BadTarget: (400, "not a valid target"),
+}
+
+_CACHE_FIELDS = {
+    Outcome.HIT: b"X-Cache: HIT\r\nCache-Status: gserver; hit\r\n",
+    Outcome.MISS: b"X-Cache: MISS\r\nCache-Status: gserver; fwd=miss\r\n",
+    Outcome.COALESCED: b"X-Cache: COALESCED\r\nCache-Status: gserver; fwd=miss; collapsed\r\n",
+}
+
+
+def explain(problem: Exception, name: str | None = None) -> Reply:
+    """The answer that says why not."""
+    status, reason = next(_ERRORS[kind] for kind in type(problem).__mro__ if kind in _ERRORS)
+    subject = f": {name}" if name and name.isprintable() else ""
+    return error(status, reason + subject)
+
+
+def error(status: int, reason: str, fields: dict[str, str] | None = None) -> Reply:
+    """A short plain-text answer. 503 tells the client to come back."""
+    come_back = {"Retry-After": "1"} if status == 503 else {}
+    return page(reason.encode("utf-8", "replace") + b"\n", TEXT, status, come_back | (fields or {}))
+
+
+def page(content: bytes, content_type: str, status: int = 200, fields: dict[str, str] | None = None) -> Reply:
+    """An answer of our own making: never cached, never sniffed."""
+    head = {
+        "Content-Length": str(len(content)),
+        "Content-Type": content_type,
+        "Cache-Control": "no-store",
+        "X-Content-Type-Options": "nosniff",
+    }
+    return Reply(status, wire.fields(head | (fields or {})), content)
+
+
+def cache_fields(outcome: Outcome, detail: str = "") -> bytes:
+    """X-Cache and Cache-Status (RFC 9211): where the answer came from."""
+    if outcome is Outcome.BYPASS:
+        return f"X-Cache: BYPASS\r\nCache-Status: gserver; fwd=bypass; detail={detail}\r\n".encode()
+    return _CACHE_FIELDS[outcome]

@@ -1,0 +1,329 @@
+"""Bytes to and from one client without ever blocking the loop: plain TCP, or TLS over it.
+
+Whoever enforces deadlines sees a transport as `deadline_s` and `expire`; the conversation sees it as waits that
+end in `Expired` or `Gone`. No greenlet is ever killed: a deadline interrupts a wait for the socket and nothing
+else, so a disk read, or somebody else's fill, always ends by itself.
+"""
+
+import math
+import os
+import socket
+import ssl
+import struct
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from enum import Enum, auto
+from typing import Any
+
+import gevent
+
+try:
+    import fcntl
+    import termios
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+PROGRESS_S = 60.0
+"""Within this time a client must take something (nginx send_timeout)."""
+LINGER_S = 2.0
+"""How long we go on reading after a last word, so that a reset does not overtake it (nginx: 5)."""
+LINGER_BYTES = 1 << 20
+
+RECEIVE_BYTES = 16 * 1024
+SEND_BYTES = 1 << 20
+"""The most one send call is offered: fastest measured, together with a bounded SO_SNDBUF."""
+TLS_SEND_BYTES = 64 * 1024
+"""The same with TLS, and so the most ciphertext that waits for a slow client: four records."""
+
+TLS_PENDING_MAX = 4 * TLS_SEND_BYTES
+"""Beyond it the client makes TLS itself answer (key updates) and reads nothing."""
+
+_RESET_ON_CLOSE = struct.pack("hh" if os.name == "nt" else "ii", 1, 0)
+"""struct linger for SO_LINGER: on, and no seconds."""
+
+Buffer = bytes | memoryview
+
+
+class Waiting(Enum):
+    """What a connection waits for; a deadline means something else in each."""
+
+    REQUEST = auto()
+    REST_OF_REQUEST = auto()
+    WRITABLE = auto()
+    NOTHING = auto()
+
+
+class Gone(Exception):
+    """The client left, or cannot be told the truth any more. The connection ends in a reset."""
+
+
+class Expired(Exception):
+    """Thrown into a wait for the socket when its deadline has passed."""
+
+
+class Transport:
+    """A client's socket, which it owns until `close`. `clock` gives monotonic seconds.
+
+    `is_full` says that the socket took less than it was offered: `wait_writable` comes next.
+    """
+
+    __slots__ = (
+        "_hub",
+        "_readable",
+        "_socket",
+        "_vectored",
+        "_writable",
+        "clock",
+        "deadline_s",
+        "is_full",
+        "send_bytes",
+        "waiting",
+    )
+
+    def __init__(
+        self,
+        client: Any,
+        *,
+        vectored: bool = hasattr(socket.socket, "sendmsg"),
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        client.setblocking(False)
+        self._socket = client
+        self._vectored = vectored
+        self._hub = gevent.get_hub()
+        descriptor = client.fileno()
+        self._readable = self._hub.loop.io(descriptor, 1)
+        self._writable = self._hub.loop.io(descriptor, 2)
+        self.clock = clock
+        self.deadline_s = math.inf
+        self.waiting = Waiting.NOTHING
+        self.is_full = False
+        self.send_bytes = SEND_BYTES
+
+    # For whoever enforces deadlines.
+
+    def expire(self) -> None:
+        """The deadline has passed: interrupt the wait for the socket, if there is one."""
+        self.deadline_s = math.inf
+        watcher = self._writable if self.waiting is Waiting.WRITABLE else self._readable
+        self._hub.cancel_wait(watcher, Expired)
+
+    def is_silent(self) -> bool:
+        """Whether nothing has come that was not read yet. Never waits."""
+        try:
+            return not self._socket.recv(1, socket.MSG_PEEK)  # nothing but its end
+        except OSError:
+            return True
+
+    def cut(self) -> None:
+        """Wait no longer: what is under way ends in a reset, at the latest with the process."""
+        self.reset()
+        self.expire()
+
+    # For the conversation.
+
+    def handshake(self, seconds: float) -> bool:
+        """Whatever comes before the first request; False when it failed. Raises Expired and Gone."""
+        return True
+
+    def receive(self, waiting: Waiting) -> bytes:
+        """What has come, as soon as something has; `b""` at the end. Raises Expired and Gone.
+
+        Waits before it reads: a recv that finds nothing costs a system call and an exception besides.
+        """
+        while True:
+            self._wait(self._readable, waiting)
+            received = self.receive_now()
+            if received is not None:
+                return received
+
+    def receive_now(self) -> bytes | None:
+        """What has come, without waiting: None is nothing yet, `b""` the end. Raises Gone."""
+        try:
+            received: bytes = self._socket.recv(RECEIVE_BYTES)
+            return received
+        except BlockingIOError:
+            return None
+        except OSError as problem:
+            raise Gone from problem
+
+    def offer(self, buffers: list[Buffer]) -> int:
+        """Offer buffers without waiting; how many bytes were taken. Sets `is_full`. Raises Gone.
+
+        No buffer is referred to afterwards.
+        """
+        try:
+            if len(buffers) == 1 or not self._vectored:
+                offered = len(buffers[0])
+                taken: int = self._socket.send(buffers[0])
+            else:
+                offered = sum(map(len, buffers))
+                taken = self._socket.sendmsg(buffers)
+        except BlockingIOError:
+            taken = 0
+        except OSError as problem:
+            raise Gone from problem
+        self.is_full = taken < offered
+        return taken
+
+    def wait_writable(self) -> None:
+        """Wait until the socket takes more. Raises Gone when the client has taken nothing for PROGRESS_S.
+
+        Taking is what its system acknowledges, where ours tells us: a slow client drains its receive buffer in
+        strides, and ours becomes writable only when a third of it is free.
+        """
+        left = self._unacknowledged()
+        while True:
+            self.deadline_s = self.clock() + PROGRESS_S
+            try:
+                self._wait(self._writable, Waiting.WRITABLE)
+                break
+            except Expired:
+                before, left = left, self._unacknowledged()
+                if left is None or before is None or left >= before:
+                    raise Gone from None
+        self.deadline_s = math.inf
+        self.is_full = False
+
+    def flush(self) -> None:
+        """Wait until everything taken so far is the kernel's. Raises Gone."""
+
+    def reset(self) -> None:
+        """Let the coming close be a reset, so that nobody takes what was cut for the end."""
+        with suppress(OSError):
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+
+    def close(self, *, linger: bool = False) -> None:
+        """End it. With `linger`, read away what the client is still sending: closing on unread bytes resets, and
+        our last answer is lost. Never raises; may switch greenlets."""
+        try:
+            if linger:
+                self._linger()
+        except (Expired, Gone, OSError):
+            pass
+        finally:
+            self._readable.close()
+            self._writable.close()
+            self._socket.close()
+
+    def _linger(self) -> None:
+        self._socket.shutdown(socket.SHUT_WR)
+        self.deadline_s = self.clock() + LINGER_S
+        left = LINGER_BYTES
+        while left > 0 and (received := Transport.receive(self, Waiting.REST_OF_REQUEST)):
+            left -= len(received)
+
+    def _wait(self, watcher: Any, waiting: Waiting) -> None:
+        self.waiting = waiting
+        try:
+            self._hub.wait(watcher)
+        finally:
+            self.waiting = Waiting.NOTHING
+
+    def _unacknowledged(self) -> int | None:
+        """Bytes in the socket's send queue that the other side has not acknowledged; None where nobody says.
+
+        Linux: SIOCOUTQ, which is TIOCOUTQ.
+        """
+        if fcntl is None:
+            return None
+        try:
+            answer = fcntl.ioctl(self._socket.fileno(), termios.TIOCOUTQ, bytes(4))
+        except OSError:
+            return None
+        return int(struct.unpack("i", answer)[0])
+
+
+class TlsTransport(Transport):
+    """The same through TLS. At most TLS_SEND_BYTES of ciphertext wait here for a socket that is full."""
+
+    __slots__ = ("_ciphertext", "_incoming", "_outgoing", "_tls")
+
+    def __init__(self, client: Any, context: ssl.SSLContext, **options: Any) -> None:
+        super().__init__(client, **options)
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
+        self._ciphertext = memoryview(b"")
+        self.send_bytes = TLS_SEND_BYTES
+
+    def handshake(self, seconds: float) -> bool:
+        self.deadline_s = self.clock() + seconds
+        while True:
+            try:
+                self._tls.do_handshake()
+                break
+            except ssl.SSLWantReadError:
+                self._push()
+            except ssl.SSLError:
+                self._push()  # the alert that says why
+                return False
+            received = super().receive(Waiting.REST_OF_REQUEST)
+            if not received:
+                return False
+            self._incoming.write(received)
+        self._push()
+        self.deadline_s = math.inf
+        return True
+
+    def receive(self, waiting: Waiting) -> bytes:
+        # What has been received already makes no socket readable.
+        while (received := self.receive_now()) is None:
+            self._wait(self._readable, waiting)
+        return received
+
+    def receive_now(self) -> bytes | None:
+        while True:
+            try:
+                return self._tls.read(RECEIVE_BYTES)
+            except ssl.SSLWantReadError:
+                self._push()  # TLS 1.3 answers a key update
+            except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
+                return b""
+            except ssl.SSLError as problem:
+                raise Gone from problem
+            received = super().receive_now()
+            if received is None:
+                return None
+            if received:
+                self._incoming.write(received)
+            else:
+                self._incoming.write_eof()
+
+    def offer(self, buffers: list[Buffer]) -> int:
+        taken = 0
+        try:
+            for buffer in buffers:
+                rest = memoryview(buffer)
+                while rest:
+                    written = self._tls.write(rest)  # a record
+                    rest = rest[written:]
+                    taken += written
+        except ssl.SSLError as problem:
+            raise Gone from problem
+        self._push()
+        return taken
+
+    def wait_writable(self) -> None:
+        while self.is_full:
+            super().wait_writable()
+            self._push()
+
+    def flush(self) -> None:
+        self.wait_writable()
+
+    def _linger(self) -> None:
+        with suppress(ssl.SSLError):
+            self._tls.unwrap()  # raises once our close_notify is written; the client's is not waited for
+        self._push()
+        super()._linger()
+
+    def _push(self) -> None:
+        """Hand over what is encrypted, as far as the socket takes it. Raises Gone."""
+        if self._outgoing.pending:
+            self._ciphertext = memoryview(bytes(self._ciphertext) + self._outgoing.read())
+        if self._ciphertext:
+            self._ciphertext = self._ciphertext[super().offer([self._ciphertext]) :]
+        self.is_full = bool(self._ciphertext)
+        if len(self._ciphertext) > TLS_PENDING_MAX:
+            raise Gone
