@@ -132,21 +132,11 @@ class Transport:
 
         Waits before it reads: a recv that finds nothing costs a system call and an exception besides.
         """
-        while True:
-            self._wait(self._readable, waiting)
-            received = self.receive_now()
-            if received is not None:
-                return received
+        return self._receive_raw(waiting)
 
     def receive_now(self) -> bytes | None:
         """What has come, without waiting: None is nothing yet, `b""` the end. Raises Gone."""
-        try:
-            received: bytes = self._socket.recv(RECEIVE_BYTES)
-            return received
-        except BlockingIOError:
-            return None
-        except OSError as problem:
-            raise Gone from problem
+        return self._take()
 
     def offer(self, buffers: list[Buffer]) -> int:
         """Offer buffers without waiting; how many bytes were taken. Sets `is_full`. Raises Gone.
@@ -211,8 +201,25 @@ class Transport:
         self._socket.shutdown(socket.SHUT_WR)
         self.deadline_s = self.clock() + LINGER_S
         left = LINGER_BYTES
-        while left > 0 and (received := Transport.receive(self, Waiting.REST_OF_REQUEST)):
+        while left > 0 and (received := self._receive_raw(Waiting.REST_OF_REQUEST)):
             left -= len(received)
+
+    def _receive_raw(self, waiting: Waiting) -> bytes:
+        while True:
+            self._wait(self._readable, waiting)
+            received = self._take()
+            if received is not None:
+                return received
+
+    def _take(self) -> bytes | None:
+        """What the socket has; None when it has nothing, `b""` at its end."""
+        try:
+            received: bytes = self._socket.recv(RECEIVE_BYTES)
+            return received
+        except BlockingIOError:
+            return None
+        except OSError as problem:
+            raise Gone from problem
 
     def _wait(self, watcher: Any, waiting: Waiting) -> None:
         self.waiting = waiting
@@ -258,7 +265,7 @@ class TlsTransport(Transport):
             except ssl.SSLError:
                 self._push()  # the alert that says why
                 return False
-            received = super().receive(Waiting.REST_OF_REQUEST)
+            received = self._receive_raw(Waiting.REST_OF_REQUEST)
             if not received:
                 return False
             self._incoming.write(received)
@@ -282,7 +289,7 @@ class TlsTransport(Transport):
                 return b""
             except ssl.SSLError as problem:
                 raise Gone from problem
-            received = super().receive_now()
+            received = self._take()
             if received is None:
                 return None
             if received:
