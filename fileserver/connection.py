@@ -128,11 +128,12 @@ class Connection:
             if request is not None:
                 return request
             if not self._reader.is_empty:
+                if self._reader.expects_continue():
+                    self._send_all(wire.CONTINUE)
+                    waiting = Waiting.NOTHING
                 if waiting is not Waiting.REST_OF_REQUEST:
                     waiting = Waiting.REST_OF_REQUEST
                     self._transport.deadline_s = self._transport.clock() + HEAD_S
-                if self._reader.expects_continue():
-                    self._send_all(wire.CONTINUE)
                 received: bytes | None = self._receive_rest()
             else:
                 if waiting is not Waiting.REQUEST:
