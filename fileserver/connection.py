@@ -85,7 +85,10 @@ class Connection:
             self._transport.reset()
         except Exception:
             log.exception("a connection failed")
-            linger = self._refuse(wire.WireError(500, "internal error"))
+            if self._sent:  # in the middle of an answer nothing else can be said
+                self._transport.reset()
+            else:
+                linger = self._refuse(wire.WireError(500, "internal error"))
         finally:
             self._close(linger)
 
@@ -109,12 +112,12 @@ class Connection:
         answered = 0
         while (request := self._next_request()) is not None:
             self._began_s = self._transport.clock()
-            self._sent = self._head_bytes = 0
             if isinstance(request, wire.OneLine):
                 self._answer_line(request)
                 return False
             if not self._answer(request):
                 return not self._reader.is_empty
+            self._sent = self._head_bytes = 0
             answered += 1
             if answered % BURST == 0:
                 gevent.sleep(0)
@@ -142,6 +145,7 @@ class Connection:
                 received = self._receive_first()
             if not received:
                 return None
+            self._began_s = self._transport.clock()
             self._reader.feed(received)
 
     def _receive_first(self) -> bytes | None:

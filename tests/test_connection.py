@@ -13,6 +13,7 @@ from gevent import socket
 
 from fileserver import connection, root, transport
 from fileserver.admin import PAGE_POLICY
+from fileserver.store import Body
 from fileserver.transport import Transport, Waiting
 from fileserver.wire import OneLine, RequestReader
 from lrucache import CHUNK_BYTES, Entry
@@ -345,6 +346,19 @@ def test_an_unexpected_error_is_logged_once_and_answered_500(
         status, _, body = split(ask(port, LAST % b"a"))
         assert (status, body) == (500, b"internal error\n")
         assert [record.exc_info is not None for record in caplog.records] == [True]
+
+
+def test_an_unexpected_error_in_the_middle_of_an_answer_is_a_reset_and_no_second_answer(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with House(folder) as house, house.serving() as port, connect(port, receive_buffer=4096) as client:
+        house.write("a", pattern(60 * CHUNK_BYTES))
+        house.fetch("a")
+        client.sendall(LAST % b"a")
+        wait_for(lambda: any(one.waiting is Waiting.WRITABLE for one in house.site.traffic.connections))
+        monkeypatch.setattr(Body, "read", lambda *_: 1 / 0)
+        with pytest.raises(ConnectionResetError):
+            receive_all(client)
 
 
 def test_a_disk_that_fails_before_the_head_is_500_and_says_nothing_of_itself(folder: Path, io: str) -> None:
