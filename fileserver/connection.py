@@ -156,6 +156,7 @@ class Connection:
                 return self._transport.receive(Waiting.REQUEST)
             except Expired:
                 self._is_last = True
+                self._traffic.connections.add(self._transport)  # who gave way counts until it has left
             finally:
                 self._traffic.idle.pop(self._transport, None)
         return self._transport.receive_now()
