@@ -42,20 +42,20 @@ class Files:
     def answer(self, request: wire.Request, name: str) -> Reply:
         """The answer to a GET or HEAD of `name`."""
         variant = self._variant(request, name)
-        if request.method == b"HEAD" or not conditional.FIELDS.isdisjoint(request.fields):
+        is_head = request.method == b"HEAD"
+        if is_head or not conditional.FIELDS.isdisjoint(request.fields):
             # Judged on a look, so that what needs no payload starts no fill and counts as no answer.
             described = self._store.describe(variant.name)
             origin = cache_fields(Outcome.HIT) if described.is_cached else b""
             reply = self._reply(request, variant.described(described.representation), origin)
-            if request.method == b"HEAD" or reply.status not in (200, 206):
+            if is_head or reply.status not in (200, 206):
                 return reply
         body = self._body(variant.name)
         origin = cache_fields(body.outcome, body.detail)
-        reply = self._reply(request, variant.described(body.representation), origin)
-        if reply.status in (200, 206):
-            return reply._replace(body=body)
-        # Another version has come since the look. It has been counted as an answer, and is none.
-        body.close()
+        reply = self._reply(request, variant.described(body.representation), origin, body)
+        if reply.body is None:
+            # Another version has come since the look. It has been counted as an answer, and is none.
+            body.close()
         return reply
 
     def whole(self, name: str) -> Reply:
@@ -68,8 +68,10 @@ class Files:
         self._traffic.file_answers += 1
         return body
 
-    def _reply(self, request: wire.Request, representation: Representation, origin: bytes) -> Reply:
-        """Status and fields; of 200 and 206 also which bytes. `origin` says where they come from."""
+    def _reply(
+        self, request: wire.Request, representation: Representation, origin: bytes, body: Body | None = None
+    ) -> Reply:
+        """Status and fields; of 200 and 206 also which bytes of `body`. `origin` says where they come from."""
         status, start, end = conditional.evaluate(request.fields, representation)
         if status == 304:
             return Reply(304, representation.kept + self._vary)
@@ -79,7 +81,7 @@ class Files:
             size = representation.identity.size
             return error(416, f"the file has {size} bytes", {"Content-Range": f"bytes */{size}"})
         described = representation.fields if status == 200 else representation.part_fields(start, end)
-        return Reply(status, described + self._disposition + self._vary + origin, start=start, end=end)
+        return Reply(status, described + self._disposition + self._vary + origin, b"", body, start, end)
 
     def _variant(self, request: wire.Request, name: str) -> Variant:
         """The precompressed form that the client likes best, if it likes one and there is one."""
