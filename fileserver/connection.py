@@ -11,7 +11,7 @@ import gevent
 
 from fileserver import site, wire
 from fileserver.accesslog import Access
-from fileserver.replies import Reply, error, explain
+from fileserver.replies import Reply
 from fileserver.root import FileError
 from fileserver.store import Body
 from fileserver.transport import Buffer, Expired, Gone, Transport, Waiting
@@ -176,7 +176,7 @@ class Connection:
         try:
             self._send_reply(reply, request, keep_alive)
         except FileError as problem:
-            reply = explain(problem)
+            reply = self._site.explain(problem)
             self._send_reply(reply, request, keep_alive)
         finally:
             if self._site.access_log is not None:
@@ -203,14 +203,14 @@ class Connection:
             else:
                 self._send_all(reply.content)
         except FileError as problem:
-            reply = explain(problem)
+            reply = self._site.explain(problem)
             self._send_all(b"ERROR " + reply.content)
         finally:
             self._log(self._reader.line, reply)
 
     def _refuse(self, problem: wire.WireError) -> bool:
         """Say why and close. True when the client may still be sending."""
-        reply = error(problem.status, problem.reason)
+        reply = self._site.refuse(problem)
         self._sent = self._head_bytes = 0
         if isinstance(problem, wire.OneLineError):
             head, content = b"ERROR ", reply.content

@@ -8,6 +8,7 @@ from fileserver.negotiation import CODINGS, accepted_codings
 from fileserver.precompressed import Precompressed
 from fileserver.replies import Reply, cache_fields, error
 from fileserver.representation import Representation
+from fileserver.root import FileError
 from fileserver.store import Body, Store
 from lrucache import Outcome
 
@@ -41,7 +42,33 @@ class Files:
 
     def answer(self, request: wire.Request, name: str) -> Reply:
         """The answer to a GET or HEAD of `name`."""
-        variant = self._variant(request, name)
+        itself = Variant(name, "", name)
+        if self._precompressed is None:
+            return self._answer(request, itself)
+        variant = self._variant(request, itself, self._precompressed)
+        try:
+            return self._answer(request, variant)
+        except FileError:
+            if variant is itself:
+                raise
+            self._precompressed.forget(name)  # it has gone since it was seen
+            return self._answer(request, itself)
+
+    def whole(self, name: str) -> Reply:
+        """The file without a head, for the one-line protocol."""
+        body = self._body(name)
+        return Reply(200, b"", body=body, end=body.size)
+
+    def _variant(self, request: wire.Request, itself: Variant, precompressed: Precompressed) -> Variant:
+        """The precompressed form that the client likes best, if it likes one and there is one."""
+        accepted = accepted_codings(request.fields.get(b"accept-encoding", b""))
+        there = precompressed.codings(itself.name) if accepted else frozenset()
+        for coding in accepted:
+            if coding in there:
+                return Variant(itself.name + CODINGS[coding], coding, itself.name)
+        return itself
+
+    def _answer(self, request: wire.Request, variant: Variant) -> Reply:
         is_head = request.method == b"HEAD"
         if is_head or not conditional.FIELDS.isdisjoint(request.fields):
             # Judged on a look, so that what needs no payload starts no fill and counts as no answer.
@@ -57,11 +84,6 @@ class Files:
             # Another version has come since the look. It has been counted as an answer, and is none.
             body.close()
         return reply
-
-    def whole(self, name: str) -> Reply:
-        """The file without a head, for the one-line protocol."""
-        body = self._body(name)
-        return Reply(200, b"", body=body, end=body.size)
 
     def _body(self, name: str) -> Body:
         body = self._store.get(name)
@@ -82,13 +104,3 @@ class Files:
             return error(416, f"the file has {size} bytes", {"Content-Range": f"bytes */{size}"})
         described = representation.fields if status == 200 else representation.part_fields(start, end)
         return Reply(status, described + self._disposition + self._vary + origin, b"", body, start, end)
-
-    def _variant(self, request: wire.Request, name: str) -> Variant:
-        """The precompressed form that the client likes best, if it likes one and there is one."""
-        if self._precompressed is not None:
-            accepted = accepted_codings(request.fields.get(b"accept-encoding", b""))
-            there = self._precompressed.codings(name) if accepted else frozenset()
-            for coding in accepted:
-                if coding in there:
-                    return Variant(name + CODINGS[coding], coding, name)
-        return Variant(name, "", name)

@@ -2,7 +2,7 @@
 
 import re
 
-_WEIGHT = re.compile(rb"q=(0(?:\.\d{0,3})?|1(?:\.0{0,3})?)", re.IGNORECASE)
+_WEIGHT = re.compile(rb"q=(0(?:\.\d{0,3})?|1(?:\.0{0,3})?)")
 
 CODINGS = {"br": ".br", "zstd": ".zst", "gzip": ".gz"}
 """Content codings and the suffixes of files that hold them, the smallest result first."""
@@ -31,6 +31,5 @@ def _weights(value: bytes) -> dict[bytes, float]:
     for member in value.lower().split(b","):
         name, *parameters = (part.strip(b" \t") for part in member.split(b";"))
         found = next(filter(None, map(_WEIGHT.fullmatch, parameters)), None)
-        if name:
-            weights[name] = float(found[1]) if found else 1.0
+        weights[name] = float(found[1]) if found else 1.0
     return weights

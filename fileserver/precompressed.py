@@ -5,11 +5,11 @@ from collections import OrderedDict
 from collections.abc import Callable
 
 from fileserver.negotiation import CODINGS
-from fileserver.root import Forbidden, IsFolder, NotFound
+from fileserver.root import FileError
 from fileserver.store import Store
 
 REMEMBERED = 4096
-"""Names whose siblings are known, for as long as a stored file is believed. About 1 MB."""
+"""Names whose siblings are known, for as long as a stored file is believed. About 1 MB of ordinary names."""
 
 
 class Precompressed:
@@ -40,10 +40,14 @@ class Precompressed:
             self._known.popitem(last=False)
         return found
 
+    def forget(self, name: str) -> None:
+        """A sibling could not be had after all: look again when somebody asks."""
+        self._known.pop(name, None)
+
     def _is_as_new(self, sibling: str, mtime_ns: int) -> bool:
         try:
             return self._mtime_ns(sibling) >= mtime_ns
-        except (NotFound, IsFolder, Forbidden):
+        except FileError:
             return False
 
     def _mtime_ns(self, name: str) -> int:

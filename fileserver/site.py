@@ -70,10 +70,7 @@ class Site:
 
     def answer(self, request: wire.Request) -> Reply:
         """The answer to an HTTP request. Errors are answers too; only what nobody expected is raised."""
-        reply = self._answer(request)
-        if self._every_fields:
-            reply = reply._replace(fields=reply.fields + self._every_fields)
-        return reply
+        return self._finished(self._answer(request))
 
     def answer_line(self, line: wire.OneLine) -> Reply:
         """The payload that answers a request in the one-line protocol; its header lines are of no use."""
@@ -89,6 +86,19 @@ class Site:
             return self._files.whole(name)
         except root.FileError as problem:
             return _one_line(self._explain(problem, name))
+
+    def explain(self, problem: root.FileError) -> Reply:
+        """The answer when a file cannot be read after all."""
+        return self._finished(self._explain(problem, None))
+
+    def refuse(self, problem: wire.WireError) -> Reply:
+        """The answer to what is no request, or has no place here."""
+        return self._finished(error(problem.status, problem.reason))
+
+    def _finished(self, reply: Reply) -> Reply:
+        if self._every_fields:
+            reply = reply._replace(fields=reply.fields + self._every_fields)
+        return reply
 
     def _answer(self, request: wire.Request) -> Reply:
         name: str | None = None

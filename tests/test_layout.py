@@ -78,6 +78,7 @@ OURS = {
         "fileserver.precompressed",
         "fileserver.replies",
         "fileserver.representation",
+        "fileserver.root",
         "fileserver.store",
         "fileserver.wire",
     },

@@ -1,12 +1,14 @@
 """The rules of the wire. Every row is fed whole and 1, 3 and 10 bytes at a time, and reads the same each way."""
 
 import json
+import re
 import sys
 from collections.abc import Iterable
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from gevent import socket
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -27,6 +29,7 @@ from fileserver.wire import (
     connection_field,
     fields,
 )
+from tests.house import House, connect, receive_all
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 NEXT = b"GET /next HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -103,6 +106,11 @@ ANSWERED = {
     "1.1 reads a list of options": (get(b"/", b"Connection: x, Close\r\n"), ["GET / close"]),
     "1.0 closes": (b"GET / HTTP/1.0\r\n\r\n", ["GET / close"]),
     "1.0 keeps alive when asked": (b"GET / HTTP/1.0\r\nConnection: Keep-Alive\r\n\r\n", ["GET / keep"]),
+    # RFC 9112 section 9.3: close comes first.
+    "1.0 closes when asked for both": (
+        b"GET / HTTP/1.0\r\nConnection: keep-alive, close\r\n\r\n",
+        ["GET / close"],
+    ),
     "HEAD": (b"HEAD /x HTTP/1.1\r\nHost: a\r\n\r\n", ["HEAD /x keep"]),
     "a pipeline is in order": (
         get(b"/1") + get(b"/2") + get(b"/3"),
@@ -232,6 +240,42 @@ REFUSED = {
     "a wrong version and a bare LF": (b"GET / HTTP/2.0\r\nHost: a\n\n", 505),
 }
 
+HOSTS = [
+    # RFC 9112 section 3.2: empty where the target has no authority.
+    b"", b"   ",
+    # RFC 3986 section 3.2.2: reg-name, and section 3.2.3: port, which may be empty.
+    b"a", b"a.example", b"A-b_c~d", b"a.", b"a!$&'()*+,;=b", b"%41b", b"a%2F", b"127.0.0.1",
+    b"a:80", b"a:", b"a:65535", b"127.0.0.1:8080", b":80", b" \ta:80\t ",
+    # IP-literal: IPv6 and IPvFuture.
+    b"[::1]", b"[::1]:80", b"[::1]:", b"[2001:DB8::ffff:1.2.3.4]", b"[v1.a:~]",
+]  # fmt: skip
+NO_HOSTS = [
+    b"a b", b"a\tb", b"a/", b"/", b"a/b", b"a@b", b"@", b"http://a", b"a?b", b"a#b", b"a\\b", b"<a>", b'"a"',
+    b"a:1:2", b"a::", b"::1", b"a:b", b"a:8o", b"a:+1", b"a:-1", b"a: 1", b"a:123456", b"a:80/", b"a, b:1",
+    b"[::1", b"::1]", b"[]", b"[", b"]", b"[[::1]]", b"[::1]x", b"[::1]x:80", b"x[::1]", b"[::1]:x", b"[::1]:1:2",
+    b"[::1/]", b"[::1]]", b"a|b", b"[fe80::1%25lo]", b"%zz", b"%4", b"a%", b"%%41", b"\xff", "ä".encode(),
+]  # fmt: skip
+
+EXPECTING = {
+    "100-continue": (post(b"Expect: 100-continue\r\n", length(2), body=b"hi"), ["POST / keep", "GET /next keep"]),
+    "in any case": (post(b"eXPECT:100-ConTINUE\t\r\n", length(2), body=b"hi"), ["POST / keep", "GET /next keep"]),
+    "and no body": (get(b"/", b"Expect: 100-continue\r\n"), ["GET / keep"]),
+    # RFC 9110 section 10.1.1: another expectation may be answered 417.
+    "something else": (post(b"Expect: 200-ok\r\n", length(2), body=b"hi"), ["417"]),
+    "something else, and no body": (get(b"/", b"Expect: x\r\n"), ["417"]),
+    "nothing": (get(b"/", b"Expect:\r\n"), ["417"]),
+    "nearly 100-continue": (get(b"/", b"Expect: 100-continues\r\n"), ["417"]),
+    "something besides": (get(b"/", b"Expect: 100-continue, x\r\n"), ["417"]),
+    "something besides, in a line of its own": (get(b"/", b"Expect: 100-continue\r\nExpect: x\r\n"), ["417"]),
+    # The same: what 1.0 expects is ignored.
+    "something else in 1.0": (
+        post(b"Expect: x\r\nConnection: keep-alive\r\n", length(2), body=b"hi", version=b"1.0"),
+        ["POST / keep", "GET /next keep"],
+    ),
+    "that a body is too large": (post(b"Expect: 100-continue\r\n", length(MAX_BODY_BYTES + 1)), ["413"]),
+    "what is no field": (get(b"/", b"Expected: x\r\nX-Expect: x\r\n"), ["GET / keep"]),
+}
+
 ONE_LINE = {
     "LIST": (b"LIST\n", ["LIST"]),
     "LIST with CR": (b"LIST\r\n", ["LIST"]),
@@ -316,6 +360,30 @@ EARLY = {
     "a body that is announced": (get(b"/", length(MAX_BODY_BYTES + 1)), "413"),
 }
 
+LINES = {
+    "of a request": (GET, [b"GET / HTTP/1.1"]),
+    "of each request": (get(b"/1") + get(b"/2"), [b"GET /1 HTTP/1.1", b"GET /2 HTTP/1.1"]),
+    "of a head that is not all there": (GET + b"PUT /a HTTP/1.0\r\nH", [b"GET / HTTP/1.1", b"PUT /a HTTP/1.0"]),
+    "of a body that is not all there": (post(length(999), body=b"GET /b"), [b"POST / HTTP/1.1"]),
+    "that has no LF yet": (b"GET / HTTP/1.1\r", [b"GET / HTTP/1.1"]),
+    "that has no end yet": (b"GET /a b", [b"GET /a b"]),
+    "after empty lines": (b"\r\n\r\n" + NEXT + b"\r\nHEAD", [b"GET /next HTTP/1.1", b"HEAD"]),
+    "of nothing more": (GET + b"\r\n", [b"GET / HTTP/1.1"]),
+    "of the one-line protocol": (b"GET a  b\n", [b"GET a  b"]),
+    "of the one-line protocol with CR": (b"LIST\r\n", [b"LIST"]),
+    "of the one-line protocol, not all there": (b"GET a.t", [b"GET a.t"]),
+    "that is no request line": (b"\x16\x03\x01\r\n\r\n", [b"\x16\x03\x01"]),
+    "of an unknown method": (GET + b"FOO / HTTP/1.1\r\n\r\n", [b"GET / HTTP/1.1", b"FOO / HTTP/1.1"]),
+    "of a wrong version": (b"GET / HTTP/2.0\r\nHost: a\r\n\r\n", [b"GET / HTTP/2.0"]),
+    "before a bad field": (get(b"/a", b"X : y\r\n"), [b"GET /a HTTP/1.1"]),
+    "before a missing Host": (b"GET /a HTTP/1.1\r\n\r\n", [b"GET /a HTTP/1.1"]),
+    "before too many fields": (headers(MAX_HEADERS + 1), [b"GET / HTTP/1.1"]),
+    "before too large a body": (post(length(MAX_BODY_BYTES + 1)), [b"POST / HTTP/1.1"]),
+    "before a bad chunk": (post(CHUNKED, body=b"zz\r\n\r\n"), [b"POST / HTTP/1.1"]),
+    "before a wrong expectation": (get(b"/e", b"Expect: x\r\n"), [b"GET /e HTTP/1.1"]),
+}
+"""`line` after each request, and at the end when there is something that was not one."""
+
 UNDECIDED = [
     b"\r",
     b"L",
@@ -351,6 +419,28 @@ def test_a_body_is_thrown_away_and_never_read_as_a_request(raw: bytes, expected:
 
 @table({name: (raw, [str(status)]) for name, (raw, status) in REFUSED.items()})
 def test_a_malformed_request_is_refused_with_its_status(raw: bytes, expected: list[str]) -> None:
+    assert told(raw) == expected
+
+
+@pytest.mark.parametrize("version", [b"1.0", b"1.1"])
+@pytest.mark.parametrize(
+    ("value", "is_host"),
+    [(value, True) for value in HOSTS] + [(value, False) for value in NO_HOSTS],
+    ids=repr,
+)
+def test_a_host_is_a_name_or_an_address_and_a_port_in_either_version(
+    value: bytes, is_host: bool, version: bytes
+) -> None:
+    seen = read(b"GET / HTTP/" + version + b"\r\nHost:" + value + b"\r\n\r\n")
+    if is_host:
+        host = {b"host": value.strip(b" \t")}
+        assert seen == [Request(b"GET", b"/", host, int(version[2:]), version == b"1.1")]
+    else:
+        assert seen == [(WireError, 400)]
+
+
+@table(EXPECTING)
+def test_only_100_continue_can_be_expected(raw: bytes, expected: list[str]) -> None:
     assert told(raw) == expected
 
 
@@ -392,6 +482,32 @@ def test_field_names_are_lower_case_and_repeated_fields_are_joined() -> None:
     assert read(raw) == [Request(b"GET", b"/", {b"host": b"a", b"accept": b"text/html, a/b ;q=1"}, 1, True)]
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(b"accept", b"accept-encoding", b"authorization", b"if-match", b"if-modified-since", b"if-none-match"),
+        *(b"if-range", b"if-unmodified-since", b"range", b"referer", b"user-agent"),
+    ],
+    ids=bytes.decode,
+)
+def test_a_field_we_act_on_is_found_whole_joined_and_under_its_own_name_only(name: bytes) -> None:
+    def fields_of(*lines: bytes) -> dict[bytes, bytes]:
+        (request,) = read(get(b"/", *lines))
+        assert isinstance(request, Request)
+        return request.fields
+
+    assert fields_of(name.title() + b':a: b, "c"\xff \r\n') == {b"host": b"a", name: b'a: b, "c"\xff'}
+    lines = [name + b": 1\r\n", b"X: y\r\n", name.upper() + b":\t2,3\r\n", name + b":\r\n"]
+    assert fields_of(*lines) == {b"host": b"a", name: b"1, 2,3, "}
+    assert fields_of(b"X-" + name + b": 1\r\n", name + b"s: 1\r\n", b"X: " + name + b": 1\r\n") == {b"host": b"a"}
+
+
+def test_a_field_we_do_not_act_on_is_left_out() -> None:
+    assert read(get(b"/", b"Cookie: c\r\n", b"Connection: x\r\n")) == [
+        Request(b"GET", b"/", {b"host": b"a"}, 1, True)
+    ]
+
+
 def test_the_minor_version_is_kept() -> None:
     assert read(b"GET / HTTP/1.0\r\n\r\n") == [Request(b"GET", b"/", {}, 0, False)]
 
@@ -415,6 +531,110 @@ def test_a_reader_is_empty_between_requests_and_not_within_one() -> None:
     reader.feed(b"\r\n")
     assert reader.next() is None
     assert reader.is_empty
+
+
+EXPECT = b"Expect: 100-continue\r\n"
+
+
+def asks(reader: RequestReader, received: bytes) -> bool:
+    """Whether the client, having sent this and not yet a whole request, waits for a word from us."""
+    reader.feed(received)
+    assert reader.next() is None
+    return reader.expects_continue()
+
+
+@pytest.mark.parametrize("before", [b"", b"\r\n", GET], ids=["at first", "after an empty line", "later"])
+@pytest.mark.parametrize(
+    ("lines", "body"), [(length(2), b"hi"), (CHUNKED, chunk(b"hi") + b"0\r\n\r\n")], ids=["length", "chunked"]
+)
+def test_a_client_that_waits_is_known_once_and_only_before_its_body(
+    before: bytes, lines: bytes, body: bytes
+) -> None:
+    reader = RequestReader()
+    reader.feed(before)
+    while reader.next() is not None:
+        pass
+    for _ in range(2):
+        *head_bytes, end = pieces_of(b"POST / HTTP/1.1\r\nHost: a\r\n" + EXPECT + lines + b"\r\n", 1)
+        assert not any(asks(reader, byte) for byte in head_bytes)
+        assert asks(reader, end)
+        assert not reader.expects_continue()
+        assert not any(asks(reader, byte) for byte in pieces_of(body[:-1], 1))
+        reader.feed(body[-1:])
+        assert reader.next() is not None
+        assert not reader.expects_continue()
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        get(b"/", length(2)),
+        get(b"/", EXPECT, length(2)) + b"h",
+        get(b"/", EXPECT, CHUNKED) + b"2",
+        get(b"/", EXPECT, length(2)).replace(b"1.1", b"1.0"),
+        get(b"/", EXPECT)[:-1],
+    ],
+    ids=["not asked for", "body begun", "chunked body begun", "1.0", "head begun"],
+)
+def test_who_does_not_wait_is_not_told_to_go_on(raw: bytes) -> None:
+    assert not asks(RequestReader(), raw)
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        get(b"/", EXPECT),
+        get(b"/", EXPECT, length(0)),
+        get(b"/", EXPECT, length(2)) + b"hi",
+        get(b"/", EXPECT, CHUNKED) + b"0\r\n\r\n",
+        get(b"/", EXPECT, UPGRADE, length(2)),
+    ],
+    ids=["no body", "length 0", "all there", "chunked, all there", "upgrade"],
+)
+def test_who_has_nothing_more_to_send_is_not_told_to_go_on(raw: bytes) -> None:
+    reader = RequestReader()
+    reader.feed(raw)
+    assert reader.next() is not None
+    assert not reader.expects_continue()
+
+
+def test_who_waits_to_send_too_much_is_refused_and_not_told_to_go_on() -> None:
+    reader = RequestReader()
+    reader.feed(get(b"/", EXPECT, length(MAX_BODY_BYTES + 1)))
+    with pytest.raises(WireError):
+        reader.next()
+    assert not reader.expects_continue()
+
+
+def lines_of(pieces: Iterable[bytes]) -> list[bytes]:
+    """`line` after each request, and at the end when there is something that was not one."""
+    reader = RequestReader()
+    lines = []
+    try:
+        for piece in pieces:
+            reader.feed(piece)
+            while (request := reader.next()) is not None:
+                lines.append(reader.line)
+                if isinstance(request, OneLine):
+                    return lines
+    except WireError:
+        return [*lines, reader.line]
+    assert reader.line == b"" or not reader.is_empty
+    return lines if reader.is_empty else [*lines, reader.line]
+
+
+@pytest.mark.parametrize(("raw", "expected"), LINES.values(), ids=LINES.keys())
+def test_the_first_line_is_known_as_far_as_it_has_come(raw: bytes, expected: list[bytes]) -> None:
+    for size in (len(raw), 1, 3, 10):
+        assert lines_of(pieces_of(raw, size)) == expected
+
+
+@pytest.mark.parametrize("raw", [b"GET ".ljust(9000, b"a"), b"GET /".ljust(9000, b"a")], ids=["one-line", "HTTP"])
+def test_of_a_line_that_is_too_long_the_beginning_is_known(raw: bytes) -> None:
+    for size in (len(raw), 1, 10):
+        (line,) = lines_of(pieces_of(raw, size))
+        assert len(line) > MAX_LINE_BYTES
+        assert raw.startswith(line)
 
 
 def test_an_unread_pipeline_is_not_empty() -> None:
@@ -549,6 +769,34 @@ def test_the_verdict_is_that_of_lighttpd_and_llhttp_but_for_a_reason(shared_list
         if is_accepted(with_host(row["raw"].encode("latin-1"))) != (row["error"] is None and row["complete"]):
             disputed.add(row["name"])
     assert disputed == set().union(*ELSEWHERE.values())
+
+
+STATUS = re.compile(rb"HTTP/1\.1 (\d{3}) ")
+
+
+def test_what_others_refuse_is_refused_over_a_connection_too_and_nothing_is_an_error_of_ours(
+    shared_lists: Path, folder: Path
+) -> None:
+    rows = [
+        (row["name"], row["raw"].encode("latin-1"), row["expect"] != 0)
+        for row in json.loads((shared_lists / "lighttpd_request.json").read_text())
+    ] + [
+        (row["name"], with_host(row["raw"].encode("latin-1")), row["error"] is not None)
+        for row in json.loads((shared_lists / "llhttp_request.json").read_text())
+    ]
+    disputed = set().union(*ELSEWHERE.values())
+    with House(folder) as house, house.serving() as port:
+        house.write("index.html", b"")
+        for name, raw, is_bad in rows:
+            with connect(port, raw) as client:
+                client.shutdown(socket.SHUT_WR)
+                answer = receive_all(client)
+            statuses = [int(status) for status in STATUS.findall(answer)]
+            assert 500 not in statuses, name
+            if is_bad and name not in disputed:
+                # An answer of the wire's, or none at all: the rest of the request never came.
+                assert set(statuses[-1:]) <= {400, 413, 414, 417, 431, 501, 505}, (name, answer)
+                assert not answer.startswith(b"ERROR"), name
 
 
 # Answers.
