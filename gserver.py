@@ -153,7 +153,8 @@ def attempt(what: str, action: Callable[[], Value]) -> Value:
     try:
         return action()
     except ssl.SSLError as problem:
-        raise CannotStart(f"cannot {what}: not a certificate and its key in PEM ({problem.reason})") from problem
+        detail = f" ({problem.reason})" if problem.reason else ""
+        raise CannotStart(f"cannot {what}: not a certificate and its key in PEM{detail}") from problem
     except (OSError, ValueError, TypeError) as problem:
         number = getattr(problem, "errno", None) or 0
         why = os.strerror(number) if number > 0 else getattr(problem, "strerror", None) or problem

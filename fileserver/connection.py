@@ -18,7 +18,7 @@ from fileserver.transport import Buffer, Expired, Gone, Transport, Waiting
 
 HEAD_S = 10.0
 """From a request's first byte to the end of its head and body, and for a handshake (Apache mod_reqtimeout; nginx
-has 60)."""
+has 60). Whoever was told to go on with the body has it once more."""
 IDLE_S = 60.0
 """Between two requests (nginx keepalive_timeout is 75)."""
 
@@ -114,9 +114,9 @@ class Connection:
             self._began_s = self._transport.clock()
             if isinstance(request, wire.OneLine):
                 self._answer_line(request)
-                return False
+                return not self._transport.is_silent()
             if not self._answer(request):
-                return not self._reader.is_empty
+                return not self._reader.is_empty or not self._transport.is_silent()
             self._sent = self._head_bytes = 0
             answered += 1
             if answered % BURST == 0:
@@ -274,7 +274,6 @@ class Connection:
                     self._transport.wait_writable()
                 elif offset < end:
                     gevent.sleep(0)
-            self._transport.flush()
         except FileError as problem:
             if not is_begun:
                 raise

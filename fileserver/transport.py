@@ -37,7 +37,9 @@ TLS_SEND_BYTES = 64 * 1024
 """The same with TLS, and so the most ciphertext that waits for a slow client: four records."""
 
 TLS_PENDING_MAX = 4 * TLS_SEND_BYTES
-"""Beyond it the client makes TLS itself answer (key updates) and reads nothing."""
+"""Beyond it the client makes TLS itself answer and reads nothing."""
+TLS_TAKES_MAX = 4
+"""Receives that may bring nothing but TLS's own messages before others get their turn."""
 
 _RESET_ON_CLOSE = struct.pack("hh" if os.name == "nt" else "ii", 1, 0)
 """struct linger for SO_LINGER: on, and no seconds."""
@@ -70,6 +72,7 @@ class Transport:
 
     __slots__ = (
         "_hub",
+        "_is_reset",
         "_readable",
         "_socket",
         "_vectored",
@@ -100,6 +103,7 @@ class Transport:
         self.waiting = Waiting.NOTHING
         self.is_full = False
         self.send_bytes = SEND_BYTES
+        self._is_reset = False
 
     # For whoever enforces deadlines.
 
@@ -171,16 +175,14 @@ class Transport:
                 break
             except Expired:
                 before, left = left, self._unacknowledged()
-                if left is None or before is None or left >= before:
+                if self._is_reset or left is None or before is None or left >= before:
                     raise Gone from None
         self.deadline_s = math.inf
         self.is_full = False
 
-    def flush(self) -> None:
-        """Wait until everything taken so far is the kernel's. Raises Gone."""
-
     def reset(self) -> None:
         """Let the coming close be a reset, so that nobody takes what was cut for the end."""
+        self._is_reset = True
         with suppress(OSError):
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
 
@@ -188,6 +190,8 @@ class Transport:
         """End it. With `linger`, read away what the client is still sending: closing on unread bytes resets, and
         our last answer is lost. Never raises; may switch greenlets."""
         try:
+            if not self._is_reset:
+                self._say_goodbye()
             if linger:
                 self._linger()
         except (Expired, Gone, OSError):
@@ -196,6 +200,9 @@ class Transport:
             self._readable.close()
             self._writable.close()
             self._socket.close()
+
+    def _say_goodbye(self) -> None:
+        """Whatever tells the client that this end is the end, without waiting."""
 
     def _linger(self) -> None:
         self._socket.shutdown(socket.SHUT_WR)
@@ -224,7 +231,14 @@ class Transport:
     def _wait(self, watcher: Any, waiting: Waiting) -> None:
         self.waiting = waiting
         try:
-            self._hub.wait(watcher)
+            while True:
+                try:
+                    self._hub.wait(watcher)
+                    return
+                except Expired:
+                    # It comes a turn after `expire`: by then the wait may be another, with a deadline of its own.
+                    if self.deadline_s == math.inf:
+                        raise
         finally:
             self.waiting = Waiting.NOTHING
 
@@ -255,23 +269,22 @@ class TlsTransport(Transport):
         self.send_bytes = TLS_SEND_BYTES
 
     def handshake(self, seconds: float) -> bool:
-        self.deadline_s = self.clock() + seconds
+        until_s = self.clock() + seconds
         while True:
             try:
                 self._tls.do_handshake()
-                break
+                self.deadline_s = math.inf
+                return True
             except ssl.SSLWantReadError:
                 self._push()
             except ssl.SSLError:
-                self._push()  # the alert that says why
-                return False
+                return False  # the alert that says why goes with the goodbye
+            self.wait_writable()
+            self.deadline_s = until_s
             received = self._receive_raw(Waiting.REST_OF_REQUEST)
             if not received:
                 return False
             self._incoming.write(received)
-        self._push()
-        self.deadline_s = math.inf
-        return True
 
     def receive(self, waiting: Waiting) -> bytes:
         # What has been received already makes no socket readable.
@@ -280,22 +293,18 @@ class TlsTransport(Transport):
         return received
 
     def receive_now(self) -> bytes | None:
-        while True:
+        for _ in range(TLS_TAKES_MAX):
             try:
                 return self._tls.read(RECEIVE_BYTES)
             except ssl.SSLWantReadError:
-                self._push()  # TLS 1.3 answers a key update
-            except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
-                return b""
+                self._push()  # what TLS itself has to say: the end of the handshake, tickets
             except ssl.SSLError as problem:
                 raise Gone from problem
             received = self._take()
-            if received is None:
-                return None
-            if received:
-                self._incoming.write(received)
-            else:
-                self._incoming.write_eof()
+            if not received:
+                return received
+            self._incoming.write(received)
+        return None
 
     def offer(self, buffers: list[Buffer]) -> int:
         taken = 0
@@ -316,14 +325,10 @@ class TlsTransport(Transport):
             super().wait_writable()
             self._push()
 
-    def flush(self) -> None:
-        self.wait_writable()
-
-    def _linger(self) -> None:
+    def _say_goodbye(self) -> None:
         with suppress(ssl.SSLError):
             self._tls.unwrap()  # raises once our close_notify is written; the client's is not waited for
         self._push()
-        super()._linger()
 
     def _push(self) -> None:
         """Hand over what is encrypted, as far as the socket takes it. Raises Gone."""

@@ -62,6 +62,7 @@ KNOWN_METHODS = frozenset(
 _REQUEST_LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+) ([^\x00-\x20\x7f]+) HTTP/(\d)\.(\d)")
 _VERSIONED = re.compile(rb".* HTTP/\d\.\d", re.DOTALL)
 _EMPTY_LINES = re.compile(rb"\A(?:\r\n)+")
+_CLOSE = re.compile(rb"\r\nconnection:(?:[^\r]*[ \t,])?close[ \t,\r]", re.IGNORECASE)
 _BARE_LF = re.compile(rb"(?<!\r)\n")
 _FIELDS = re.compile(
     rb"\r\n(accept|accept-encoding|authorization|content-length|expect|host|if-match|if-modified-since"
@@ -107,8 +108,8 @@ class RequestReader:
     """Turns received bytes into requests, in order.
 
     `feed` what was received, then call `next` until it returns None; then there is more to receive. Holds at most
-    MAX_HEAD_BYTES beyond what one `feed` brought. After a WireError, or a request with `keep_alive` false, the
-    connection is at its end and the reader of no more use.
+    MAX_HEAD_BYTES beyond what one `feed` brought. After a WireError, a OneLine, or a request whose
+    `keep_alive` is false, the connection is at its end and the reader of no more use.
     """
 
     __slots__ = (
@@ -232,10 +233,12 @@ class RequestReader:
         has_body = b"transfer-encoding" in fields or fields.get(b"content-length", b"0") != b"0"
         # RFC 9112 section 6.1: chunked from HTTP/1.0 is faulty framing.
         faulty = minor == 0 and b"transfer-encoding" in fields
-        keep_alive = self._keep_alive and not (upgraded and has_body) and not faulty
+        # RFC 9112 section 9.3: close comes first, which llhttp knows of HTTP/1.1 only.
+        closes = minor == 0 and self._keep_alive and _CLOSE.search(head) is not None
+        keep_alive = self._keep_alive and not (upgraded and has_body) and not faulty and not closes
         self._request = Request(method, target, fields, minor, keep_alive)
         self._expect_body(fields)
-        self._expects_continue = minor == 1 and b"expect" in fields and not self._complete and not self._buffer
+        self._expects_continue = minor == 1 and b"expect" in fields and not self._buffer
         return True
 
     def _check_beginning(self) -> None:
@@ -281,14 +284,13 @@ class RequestReader:
     def _parse(self, piece: bytes) -> bool:
         """Let llhttp judge. True when it gave up at an Upgrade and cannot say where the request ends.
 
-        We upgrade to nothing, so the field is ignored (RFC 9110 section 7.8), but llhttp stops there for good.
+        We upgrade to nothing, so the field is ignored (RFC 9110 section 7.8). What is fed next is a new request.
         """
         if self._parser is None:
             self._parser = httptools.HttpRequestParser(self)
         try:
             self._parser.feed_data(piece)
         except httptools.HttpParserUpgrade:
-            self._parser = httptools.HttpRequestParser(self)
             return True
         except httptools.HttpParserError as error:
             raise WireError(400, "not a valid HTTP request") from error
@@ -333,12 +335,9 @@ def _fields(head: bytes) -> dict[bytes, bytes]:
     fields: dict[bytes, bytes] = {}
     for found, value in _FIELDS.findall(head):
         name = found.lower()
-        if name in fields:
-            if name == b"host":
-                raise WireError(400, "more than one Host field")
-            fields[name] += b", " + value.strip(b" \t")
-        else:
-            fields[name] = value.strip(b" \t")
+        stripped = value.strip(b" \t")
+        # Two of what is no list are no valid value when joined: no Host, no date, no range.
+        fields[name] = fields[name] + b", " + stripped if name in fields else stripped
     return fields
 
 

@@ -354,6 +354,9 @@ EARLY = {
     "a bare LF": (b"GET / HTTP/1.1\r\nHost: a\n", "400"),
     "an unknown method": (b"FOO / HTTP/1.1\r\n", "501"),
     "a version": (b"GET / HTTP/2.0\r\n", "505"),
+    "a NUL in the target": (b"GET /\0 HTTP/1.1\r\n", "400"),
+    "a control character in the target": (b"GET /\x7f HTTP/1.1\r\n", "400"),
+    "more than a version": (b"GET / HTTP/1.1x\r\n", "400"),
     "a target": (get(b"/" * (MAX_TARGET_BYTES + 1))[: MAX_TARGET_BYTES + 16], "414"),
     "a request line without an end": (b"GET ".ljust(MAX_TARGET_BYTES + 65, b"/"), "414"),
     "a head without an end": (head(MAX_HEAD_BYTES + 100)[: MAX_HEAD_BYTES + 1], "431"),
@@ -594,6 +597,15 @@ def test_who_does_not_wait_is_not_told_to_go_on(raw: bytes) -> None:
 def test_who_has_nothing_more_to_send_is_not_told_to_go_on(raw: bytes) -> None:
     reader = RequestReader()
     reader.feed(raw)
+    assert reader.next() is not None
+    assert not reader.expects_continue()
+
+
+def test_who_was_not_told_and_has_sent_its_body_is_not_told_any_more() -> None:
+    reader = RequestReader()
+    reader.feed(get(b"/", EXPECT, length(2)))
+    assert reader.next() is None
+    reader.feed(b"hi")
     assert reader.next() is not None
     assert not reader.expects_continue()
 
