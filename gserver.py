@@ -185,7 +185,10 @@ def in_thread(load: Callable[[], Value]) -> tuple[Value | None, CannotStart | No
         except CannotStart as problem:
             return None, problem
 
-    result: tuple[Value | None, CannotStart | None] = gevent.get_hub().threadpool.apply(attempted)
+    try:
+        result: tuple[Value | None, CannotStart | None] = gevent.get_hub().threadpool.apply(attempted)
+    except RuntimeError as problem:
+        return None, CannotStart(f"cannot reload: {problem}")
     return result
 
 

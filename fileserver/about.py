@@ -29,7 +29,7 @@ JSON = "application/json"
 
 @dataclass(slots=True)
 class Traffic:
-    """What the connections count. Plain numbers, changed in the hub's thread."""
+    """What the connections are and what they count. Changed in the hub's thread."""
 
     bytes_sent: int = 0
     file_answers: int = 0
@@ -39,6 +39,8 @@ class Traffic:
     """The open Transports: Any, because their room is above this one."""
     idle: dict[Any, None] = field(default_factory=dict)
     """Those of them that wait for a request, the longest-idle first."""
+    draining: bool = False
+    """The server is stopping: health says so, and every answer is its connection's last."""
 
 
 class About:
@@ -57,12 +59,11 @@ class About:
         self._access_log = access_log
         self._clock = clock
         self._list_turn = Semaphore(1)
-        self.draining = False
 
     def answer(self, request: wire.Request, name: str, query: bytes) -> Reply:
         """The page `name`, which begins with `-`. Raises NotFound, and Exhausted."""
         if name == "-/health":
-            return error(503, "draining") if self.draining else page(b"ok\n", TEXT)
+            return error(503, "draining") if self._traffic.draining else page(b"ok\n", TEXT)
         if name == "-/stats":
             return page(admin.stats_json(self.stats()), JSON)
         if name == "-/cache":

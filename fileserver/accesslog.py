@@ -13,9 +13,9 @@ from typing import NamedTuple
 
 import gevent
 from gevent.event import Event
-from gevent.threadpool import ThreadPool
 
 from fileserver.bursts import Burst
+from fileserver.threads import started
 
 QUEUE_BYTES = 4 << 20
 """Of lines that wait for the disk; beyond it they are dropped."""
@@ -85,7 +85,8 @@ class AccessLog:
         self._wake = Event()
         self._ending = self._reopening = False
         self._trouble = Burst("cannot write the access log")
-        self._thread = ThreadPool(1)
+        self._is_half_written = False
+        self._thread = started(1)
         self._writer = gevent.spawn(self._write_on)
         self.dropped = 0
 
@@ -105,10 +106,14 @@ class AccessLog:
         self._wake.set()
 
     def close(self, timeout_s: float = 2.0) -> None:
-        """Write what is queued, for so long, and end."""
+        """Write what is queued, for so long, and end. A disk that does not answer keeps its thread and file."""
         self._ending = True
         self._wake.set()
         self._writer.join(timeout_s)
+        if self._writer.ready() and self._descriptor >= 0:
+            self._thread.kill()
+            os.close(self._descriptor)
+            self._descriptor = -1
 
     def _write_on(self) -> None:
         while self._queue or not self._ending:
@@ -120,10 +125,12 @@ class AccessLog:
                 self._reopening = False
                 self._reopen()
             batch, batch_bytes, self._queue = self._queue, self._queued_bytes, []
-            problem = self._thread.apply(_write, (self._descriptor, batch))
+            written, self._is_half_written, problem = self._thread.apply(
+                _write, (self._descriptor, batch, self._is_half_written)
+            )
             self._queued_bytes -= batch_bytes
+            self.dropped += len(batch) - written
             if problem is not None:
-                self.dropped += len(batch)
                 self._trouble(problem)
 
     def _reopen(self) -> None:
@@ -138,15 +145,25 @@ class AccessLog:
 # In the thread: plain values in and out, and no exception leaves it, for that would print a traceback.
 
 
-def _write(descriptor: int, batch: list[tuple[Access, float]]) -> OSError | None:
-    try:
-        for start in range(0, len(batch), SLICE):
-            rest = memoryview(b"".join(render(access, when_s) for access, when_s in batch[start : start + SLICE]))
-            while rest:
-                rest = rest[os.write(descriptor, rest) :]
-    except OSError as problem:
-        return problem
-    return None
+def _write(
+    descriptor: int, batch: list[tuple[Access, float]], after_half_a_line: bool
+) -> tuple[int, bool, OSError | None]:
+    """How many lines were written, whether half a line was after them, and what went wrong."""
+    lines = 0
+    for start in range(0, len(batch), SLICE):
+        begin = b"\n" if after_half_a_line else b""
+        content = begin + b"".join(render(access, when_s) for access, when_s in batch[start : start + SLICE])
+        done = 0
+        try:
+            while done < len(content):
+                done += os.write(descriptor, memoryview(content)[done:])
+        except OSError as problem:
+            lines += max(0, content.count(b"\n", 0, done) - len(begin))
+            is_half = content[done - 1 : done] != b"\n" if done else after_half_a_line
+            return lines, is_half, problem
+        lines += len(batch[start : start + SLICE])
+        after_half_a_line = False
+    return lines, after_half_a_line, None
 
 
 def _try_open(path: str) -> tuple[int, OSError | None]:

@@ -9,7 +9,7 @@ import logging
 
 import gevent
 
-from fileserver import site, wire
+from fileserver import heads, site, wire
 from fileserver.accesslog import Access
 from fileserver.replies import Reply
 from fileserver.root import FileError
@@ -54,7 +54,7 @@ class Connection:
         self,
         transport: Transport,
         pages: site.Site,
-        statuses: wire.StatusLines,
+        statuses: heads.StatusLines,
         *,
         idle_s: float = IDLE_S,
         address: str = "-",
@@ -132,7 +132,7 @@ class Connection:
                 return request
             if not self._reader.is_empty:
                 if self._reader.expects_continue():
-                    self._send_all(wire.CONTINUE)
+                    self._send_all(heads.CONTINUE)
                     waiting = Waiting.NOTHING
                 if waiting is not Waiting.REST_OF_REQUEST:
                     waiting = Waiting.REST_OF_REQUEST
@@ -145,12 +145,13 @@ class Connection:
                 received = self._receive_first()
             if not received:
                 return None
-            self._began_s = self._transport.clock()
+            if self._reader.is_empty:
+                self._began_s = self._transport.clock()
             self._reader.feed(received)
 
     def _receive_first(self) -> bytes | None:
         """The beginning of a request. Who may wait no longer still gets an answer to what has come already."""
-        if not (self._is_last or self._site.draining):
+        if not (self._is_last or self._traffic.draining):
             self._traffic.idle[self._transport] = None
             try:
                 return self._transport.receive(Waiting.REQUEST)
@@ -172,7 +173,7 @@ class Connection:
     def _answer(self, request: wire.Request) -> bool:
         """Send one answer. Whether the connection goes on."""
         reply = self._site.answer(request)
-        keep_alive = request.keep_alive and not self._site.draining and not self._is_last
+        keep_alive = request.keep_alive and not self._traffic.draining and not self._is_last
         try:
             self._send_reply(reply, request, keep_alive)
         except FileError as problem:
@@ -185,7 +186,7 @@ class Connection:
         return keep_alive
 
     def _send_reply(self, reply: Reply, request: wire.Request, keep_alive: bool) -> None:
-        ending = wire.connection_field(keep_alive=keep_alive, minor=request.minor)
+        ending = heads.connection_field(keep_alive=keep_alive, minor=request.minor)
         head = self._statuses[reply.status] + reply.fields + ending
         self._head_bytes = len(head)
         if reply.body is not None:
@@ -215,7 +216,7 @@ class Connection:
         if isinstance(problem, wire.OneLineError):
             head, content = b"ERROR ", reply.content
         else:
-            head = self._statuses[reply.status] + reply.fields + wire.connection_field(keep_alive=False, minor=1)
+            head = self._statuses[reply.status] + reply.fields + heads.connection_field(keep_alive=False, minor=1)
             content, self._head_bytes = reply.content, len(head)
         try:
             self._send_all(head + content)

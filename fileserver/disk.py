@@ -9,8 +9,6 @@ Pool tasks touch no cache, no lock and no log: plain values in, `(value, error)`
 since an exception that leaves a pool task prints its traceback even when somebody catches it.
 """
 
-import errno
-import logging
 import os
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
@@ -20,6 +18,7 @@ from gevent import Greenlet
 from gevent.threadpool import ThreadPool
 
 from fileserver.root import Exhausted, Folder, Identity, Opened, Root
+from fileserver.threads import started
 from fileserver.turns import Turns
 from lrucache import CHUNK_BYTES
 
@@ -31,8 +30,6 @@ OPEN_MAX = 1024
 """Files that may be open at a time, unless the caller knows its descriptor limit better."""
 OPEN_WAIT_S = 30.0
 """How long an open waits for its turn. Transfers end within their own deadlines, so turns come back."""
-
-log = logging.getLogger("gserver")
 
 
 class Disk:
@@ -48,8 +45,8 @@ class Disk:
         self._inline = inline
         self._opens_inline = inline and root.knows_cached
         self._open_turns = Turns(open_max)
-        self._readers = _started(threads)
-        self._lookers = _started(LOOK_THREADS)
+        self._lookers = started(LOOK_THREADS)  # before the readers take what there is
+        self._readers = started(threads)
         self._releasing: set[Greenlet[..., Any]] = set()
         self.reads_inline = 0
         self.reads_pool = 0
@@ -162,20 +159,6 @@ class Disk:
         gevent.joinall(list(self._releasing))
         for pool in (self._readers, self._lookers):
             pool.kill()
-
-
-def _started(threads: int) -> ThreadPool:
-    """A pool whose threads run already: what is started on demand fails when the system has no more of them, in
-    the middle of somebody's request. Raises OSError when not even one can be had."""
-    pool = ThreadPool(threads)
-    try:
-        pool.size = threads
-    except RuntimeError as error:
-        if not pool.size:
-            raise OSError(errno.EAGAIN, "no thread can be started") from error
-        pool.maxsize = pool.size
-        log.warning("only %d of %d threads could be started", pool.size, threads)
-    return pool
 
 
 def _in(pool: ThreadPool, work: Callable[..., Value], *arguments: object) -> Value:

@@ -5,7 +5,7 @@ No answer carries an error's own text: that is for the log.
 
 from typing import NamedTuple
 
-from fileserver import names, root, wire
+from fileserver import heads, names, root
 from fileserver.store import Body
 from lrucache import Outcome
 
@@ -65,7 +65,7 @@ def page(content: bytes, content_type: str, status: int = 200, fields: dict[str,
         "Cache-Control": "no-store",
         "X-Content-Type-Options": "nosniff",
     }
-    return Reply(status, wire.fields(head | (fields or {})), content)
+    return Reply(status, heads.fields(head | (fields or {})), content)
 
 
 def cache_fields(outcome: Outcome, detail: str = "") -> bytes:

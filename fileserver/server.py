@@ -15,9 +15,9 @@ from gevent.server import StreamServer
 
 from fileserver.bursts import Burst
 from fileserver.connection import Connection
+from fileserver.heads import StatusLines
 from fileserver.site import Site
 from fileserver.transport import TlsTransport, Transport
-from fileserver.wire import StatusLines
 
 BACKLOG = 4096
 """Connections the kernel keeps for us; gevent's 128 overflows when many clients come at once."""
@@ -32,6 +32,9 @@ TURNED_AWAY_MAX = 64
 
 IDLE_LOOKED_AT = 16
 """Of the longest-idle connections, so many are looked at to find one that really is."""
+
+CUT_S = 0.5
+"""How long what was cut may take to end and be logged; what waits for a dead disk never does."""
 
 ACCEPT_PAUSE_S = 0.1
 """How long nothing is accepted after the system ran out of descriptors (nginx: accept_mutex_delay, 0.5 s)."""
@@ -77,7 +80,7 @@ class Server:
 
     def drain(self, seconds: float, at_once: Event) -> int:
         """Stop accepting, let what is in flight finish; how many connections were cut after `seconds`."""
-        self._site.draining = True
+        self._site.traffic.draining = True
         self._listener.stop()
         log.info("accepting no more; a second signal stops at once")
         connections = self._site.traffic.connections
@@ -89,6 +92,9 @@ class Server:
         left = list(connections)
         for transport in left:
             transport.cut()
+        until_s = time.monotonic() + CUT_S
+        while connections and time.monotonic() < until_s:
+            gevent.sleep(0.01)
         return len(left)
 
     def _serve(self, client: Any, address: tuple[Any, ...]) -> None:

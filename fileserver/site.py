@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from gevent.lock import Semaphore
 
-from fileserver import admin, names, root, wire
+from fileserver import admin, heads, names, root, wire
 from fileserver.about import BY_ACCEPT, JSON, About, Traffic, joined, wants_json
 from fileserver.accesslog import AccessLog
 from fileserver.bursts import Burst
@@ -58,15 +58,6 @@ class Site:
         self.traffic = Traffic()
         self._files = Files(store, self.traffic, download=download, precompressed=precompressed)
         self.about = About(store, self.traffic, access_log, clock=clock)
-
-    @property
-    def draining(self) -> bool:
-        """Whether the server is stopping: health says so, and every answer is its connection's last."""
-        return self.about.draining
-
-    @draining.setter
-    def draining(self, is_draining: bool) -> None:
-        self.about.draining = is_draining
 
     def answer(self, request: wire.Request) -> Reply:
         """The answer to an HTTP request. Errors are answers too; only what nobody expected is raised."""
@@ -176,14 +167,14 @@ def _cors_fields(origin: str | None) -> tuple[bytes, bytes]:
     """The header lines of every answer, and of an answer to OPTIONS (the Fetch standard's preflight)."""
     options = {"Allow": METHODS}
     if not origin:
-        return b"", wire.fields(options)
+        return b"", heads.fields(options)
     preflight = {
         "Access-Control-Allow-Methods": METHODS,
         "Access-Control-Allow-Headers": _ALLOWED,
         "Access-Control-Max-Age": "86400",
     }
     every = {"Access-Control-Allow-Origin": origin, "Access-Control-Expose-Headers": _EXPOSED}
-    return wire.fields(every), wire.fields(options | preflight)
+    return heads.fields(every), heads.fields(options | preflight)
 
 
 def _one_line(reply: Reply) -> Reply:

@@ -32,10 +32,15 @@ class Turns:
         mine = Event()
         self._waiting.append(mine)
         try:
-            return bool(mine.wait(timeout_s)) or mine.is_set()
+            mine.wait(timeout_s)
+        except BaseException:
+            if mine.is_set():
+                self.give()
+            raise
         finally:
             if not mine.is_set():
                 self._waiting.remove(mine)
+        return mine.is_set()
 
     def give(self) -> None:
         """Give a turn back: to who has waited longest."""

@@ -1,4 +1,4 @@
-"""Bytes to requests, and answers to bytes: HTTP/1.1 and the one-line protocol, without any I/O.
+"""Bytes to requests: HTTP/1.1 and the one-line protocol, without any I/O.
 
 llhttp (through httptools) validates every head and finds the end of every body; the request line, the limits and
 the header fields we act on are read here, because httptools sets no limits and takes versions and methods that we
@@ -8,9 +8,6 @@ Nothing else in the program turns header bytes into meaning.
 """
 
 import re
-import time
-from collections.abc import Callable
-from email.utils import formatdate
 from typing import NamedTuple
 
 import httptools
@@ -27,30 +24,6 @@ MAX_LINE_BYTES = 8 * 1024
 """Of the one-line protocol, as for a target."""
 LINE_SLACK_BYTES = 64
 """What a request line may have besides its target: method, version, spaces."""
-
-REASONS = {
-    200: "OK",
-    204: "No Content",
-    206: "Partial Content",
-    301: "Moved Permanently",
-    304: "Not Modified",
-    400: "Bad Request",
-    401: "Unauthorized",
-    403: "Forbidden",
-    404: "Not Found",
-    405: "Method Not Allowed",
-    408: "Request Timeout",
-    412: "Precondition Failed",
-    413: "Content Too Large",
-    414: "URI Too Long",
-    416: "Range Not Satisfiable",
-    417: "Expectation Failed",
-    431: "Request Header Fields Too Large",
-    500: "Internal Server Error",
-    501: "Not Implemented",
-    503: "Service Unavailable",
-    505: "HTTP Version Not Supported",
-}
 
 KNOWN_METHODS = frozenset(
     b"GET HEAD POST PUT DELETE CONNECT OPTIONS TRACE PATCH COPY LOCK MKCOL MOVE PROPFIND PROPPATCH SEARCH UNLOCK"
@@ -71,8 +44,6 @@ _FIELDS = re.compile(
 )
 _HOST = re.compile(rb"(?:\[[0-9A-Za-z.:~_-]+\]|(?:[0-9A-Za-z._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})*)(?::\d{0,5})?")
 """uri-host and port of RFC 9112 section 3.2; empty where the target has no authority."""
-
-CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
 class WireError(Exception):
@@ -339,36 +310,3 @@ def _fields(head: bytes) -> dict[bytes, bytes]:
         # Two of what is no list are no valid value when joined: no Host, no date, no range.
         fields[name] = fields[name] + b", " + stripped if name in fields else stripped
     return fields
-
-
-class StatusLines:
-    """The first two lines of every answer, with the date of the second (RFC 9110 section 6.6.1)."""
-
-    def __init__(self, clock: Callable[[], float] = time.time) -> None:
-        self._clock = clock
-        self._second = -1
-        self._lines: dict[int, bytes] = {}
-
-    def __getitem__(self, status: int) -> bytes:
-        second = int(self._clock())
-        if second != self._second:
-            self._second = second
-            self._lines.clear()
-        lines = self._lines.get(status)
-        if lines is None:
-            date = formatdate(second, usegmt=True)
-            lines = f"HTTP/1.1 {status} {REASONS[status]}\r\nDate: {date}\r\n".encode()
-            self._lines[status] = lines
-        return lines
-
-
-def connection_field(*, keep_alive: bool, minor: int) -> bytes:
-    """What the two versions do not do by themselves (RFC 9112 section 9.3), and the empty line after the head."""
-    if not keep_alive:
-        return b"Connection: close\r\n\r\n"
-    return b"\r\n" if minor == 1 else b"Connection: keep-alive\r\n\r\n"
-
-
-def fields(pairs: dict[str, str]) -> bytes:
-    """Header lines, each ending in CRLF. Values are ours or percent-encoded, never a client's raw bytes."""
-    return "".join(f"{name}: {value}\r\n" for name, value in pairs.items()).encode("latin-1")

@@ -16,11 +16,11 @@ from gevent.server import StreamServer
 
 from fileserver.connection import Connection
 from fileserver.disk import Disk
+from fileserver.heads import StatusLines
 from fileserver.root import DiskFailure, Folder, Identity, Opened, Root
 from fileserver.site import Site
 from fileserver.store import Body, Store
 from fileserver.transport import TlsTransport, Transport
-from fileserver.wire import StatusLines
 from lrucache import POLICIES, Cache
 
 OLD_NS = 1_000_000_000_000_000_000
@@ -248,7 +248,7 @@ class House:
             yield int(server.address[1])
         finally:
             server.stop()
-            self.site.draining = True
+            self.site.traffic.draining = True
             for transport in list(self.site.traffic.connections):
                 transport.cut()
             with gevent.Timeout(20):

@@ -594,7 +594,7 @@ def test_draining_ends_idle_connections_and_marks_the_last_answer(folder: Path) 
         wait_for(lambda: [one.waiting for one in house.site.traffic.connections] == [Waiting.REQUEST] * 2)
         busy.sendall(b"GET /-/health HTTP/1.1\r\n")
         wait_for(lambda: Waiting.REST_OF_REQUEST in [one.waiting for one in house.site.traffic.connections])
-        house.site.draining = True
+        house.site.traffic.draining = True
         for one in list(house.site.traffic.idle):
             one.expire()
         assert receive_all(idle) == b""
@@ -614,7 +614,7 @@ def test_an_answer_that_was_begun_before_the_drain_ends_the_connection(folder: P
         house.root.before_open = lambda name: gate.wait()
         client.sendall(GET % b"a")
         wait_for(lambda: gate.waiting)
-        house.site.draining = True
+        house.site.traffic.draining = True
         gate.open()
         _, fields, body = split(receive_all(client))
         assert (fields[b"connection"], body) == (b"close", b"content")
@@ -625,7 +625,7 @@ def test_a_transfer_whose_head_was_sent_before_the_drain_is_the_last(folder: Pat
         content = house.write("a", pattern(60 * CHUNK_BYTES))
         client.sendall(GET % b"a")
         wait_for(lambda: any(one.waiting is Waiting.WRITABLE for one in house.site.traffic.connections))
-        house.site.draining = True
+        house.site.traffic.draining = True
         for one in list(house.site.traffic.idle):
             one.expire()
         _, fields, body = split(receive_all(client))

@@ -7,8 +7,9 @@ import pytest
 from gevent import socket
 
 from fileserver.connection import HEAD_S
+from fileserver.heads import CONTINUE
 from fileserver.transport import Waiting
-from fileserver.wire import CONTINUE, MAX_BODY_BYTES
+from fileserver.wire import MAX_BODY_BYTES
 from tests.house import House, connect, receive_all, wait_for
 
 EXPECT = b"Expect: 100-continue\r\n"

@@ -12,6 +12,7 @@ from gevent import socket
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fileserver.heads import REASONS, StatusLines, connection_field, fields
 from fileserver.wire import (
     KNOWN_METHODS,
     MAX_BODY_BYTES,
@@ -19,15 +20,11 @@ from fileserver.wire import (
     MAX_HEADERS,
     MAX_LINE_BYTES,
     MAX_TARGET_BYTES,
-    REASONS,
     OneLine,
     OneLineError,
     Request,
     RequestReader,
-    StatusLines,
     WireError,
-    connection_field,
-    fields,
 )
 from tests.house import House, connect, receive_all
 
