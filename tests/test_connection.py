@@ -17,10 +17,8 @@ from fileserver.store import Body
 from fileserver.transport import Transport, Waiting
 from fileserver.wire import OneLine, RequestReader
 from lrucache import CHUNK_BYTES, Entry
-from tests.house import Gate, House, connect, pattern, receive_all, wait_for
-
-GET = b"GET /%s HTTP/1.1\r\nHost: x\r\n\r\n"
-LAST = b"GET /%s HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+from tests.exchange import GET, LAST, split
+from tests.house import Gate, House, connect, pattern, reap, receive_all, wait_for
 
 
 def ask(port: int, content: bytes) -> bytes:
@@ -28,14 +26,6 @@ def ask(port: int, content: bytes) -> bytes:
     with connect(port) as client:
         client.sendall(content)
         return receive_all(client)
-
-
-def split(answer: bytes) -> tuple[int, dict[bytes, bytes], bytes]:
-    """Status, fields (lower-case names), body."""
-    head, _, body = answer.partition(b"\r\n\r\n")
-    first, *lines = head.split(b"\r\n")
-    fields = {name.lower(): value for name, _, value in (line.partition(b": ") for line in lines)}
-    return int(first.split()[1]), fields, body
 
 
 class Stingy:
@@ -54,13 +44,6 @@ class Stingy:
         if not takes:
             raise BlockingIOError
         return self._ours.send(content[:takes])
-
-
-def reap(house: House) -> None:
-    """What the server's reaper does, once."""
-    for one in list(house.site.traffic.connections):
-        if one.deadline_s < math.inf:
-            one.expire()
 
 
 @pytest.mark.parametrize("vectored", [True, False])

@@ -25,11 +25,10 @@ from fileserver.server import Listener, Server
 from fileserver.transport import Waiting
 from fileserver.turns import Turns
 from lrucache import CHUNK_BYTES
+from tests.exchange import GET, LAST
 from tests.house import Gate, House, connect, pattern, read_body, receive_all, wait_for
 from tests.program import PROJECT, Program, read_all
 
-GET = b"GET /%s HTTP/1.1\r\nHost: x\r\n\r\n"
-LAST = b"GET /%s HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
 UNFINISHED = b"GET /-/health HTTP/1.1\r\nHost: x\r\n"
 
 # Connections.

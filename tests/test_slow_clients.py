@@ -13,13 +13,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.exchange import GET, LAST
 from tests.program import Program, read_all, sparse
 
 MIB = 1 << 20
 SLOW = 2000
 
-LAST = b"GET /%s HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
-GET = b"GET /%s HTTP/1.1\r\nHost: x\r\n\r\n"
 
 pytestmark = pytest.mark.timeout(60)
 

@@ -17,11 +17,10 @@ import pytest
 import trustme
 from cryptography.hazmat.primitives import serialization
 
+from tests.exchange import GET
 from tests.program import PROJECT, Program, read_all, sparse
 
 MIB = 1 << 20
-
-GET = b"GET /%s HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
 class Papers:

@@ -24,10 +24,8 @@ from gevent import ssl as gevent_ssl
 from fileserver import connection, root, tls, transport
 from fileserver.transport import Expired, Gone, TlsTransport, Transport, Waiting
 from lrucache import CHUNK_BYTES
-from tests.house import Clock, House, connect, pattern, receive_all, wait_for
-
-GET = b"GET /%s HTTP/1.1\r\nHost: x\r\n\r\n"
-LAST = b"GET /%s HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+from tests.exchange import GET, LAST, split
+from tests.house import Clock, House, connect, pattern, reap, receive_all, wait_for
 
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
@@ -87,14 +85,6 @@ def ask(port: int, content: bytes, both: Ends | None) -> bytes:
         return receive_all(client)
 
 
-def split(answer: bytes) -> tuple[int, dict[bytes, bytes], bytes]:
-    """Status, fields (lower-case names), body."""
-    head, _, body = answer.partition(b"\r\n\r\n")
-    first, *lines = head.split(b"\r\n")
-    fields = {name.lower(): value for name, _, value in (line.partition(b": ") for line in lines)}
-    return int(first.split()[1]), fields, body
-
-
 def receive_answer(client: Any) -> tuple[int, dict[bytes, bytes], bytes]:
     """One answer with a Content-Length, on a connection that goes on."""
     answer, end = bytearray(), math.inf
@@ -116,13 +106,6 @@ def only(house: House) -> Any:
 
 def wait_ended(house: House) -> None:
     wait_for(lambda: not house.site.traffic.connections)
-
-
-def reap(house: House) -> None:
-    """What the server's reaper does, once, when every deadline has passed."""
-    for one in list(house.site.traffic.connections):
-        if one.deadline_s < math.inf:
-            one.expire()
 
 
 def tcp_pair(*, receive_buffer: int = 0, send_buffer: int = 0) -> tuple[socket.socket, socket.socket]:
