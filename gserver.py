@@ -43,8 +43,8 @@ SWITCH_INTERVAL_S = 0.0005
 """A pool thread that ends its read wants the GIL back; at Python's default of 5 ms a miss waits that long for
 it while the loop is busy."""
 
-DESCRIPTORS_KEPT = 128
-"""For what is neither a client nor an open file: looks, listings, the log, clients being turned away."""
+DESCRIPTORS_KEPT = 96
+"""For listings, the log, clients being turned away; each thread has one more."""
 
 MAX_CONNECTIONS = 16_384
 
@@ -71,9 +71,12 @@ def main() -> int:
     stop, at_once = Event(), Event()
     on_signal("SIGTERM", lambda: at_once.set() if stop.is_set() else stop.set())
     on_signal("SIGINT", lambda: at_once.set() if stop.is_set() else stop.set())
-    # Otherwise a closed terminal ends the server, as it should.
     if arguments.tls_cert or arguments.token_file or arguments.access_log not in (None, "-"):
-        on_signal("SIGHUP", lambda: reload(arguments, site, server))
+        wanted = Event()
+        gevent.spawn(reload_whenever, wanted, arguments, site, server)
+        on_signal("SIGHUP", wanted.set)
+    else:
+        on_signal("SIGHUP", stop.set)  # the terminal was closed
     announce(arguments, root, server.port)
     stop.wait()
     cut = server.drain(arguments.drain, at_once)
@@ -85,7 +88,8 @@ def main() -> int:
 
 def assemble(arguments: argparse.Namespace) -> tuple[Root, Site, Server]:
     """Put the rooms together and listen. Raises CannotStart."""
-    max_connections, open_max = shares(process.raise_descriptor_limit(), arguments.max_connections)
+    limit = process.raise_descriptor_limit()
+    max_connections, open_max = shares(limit, arguments.threads, arguments.max_connections)
     root = attempt(f"serve {arguments.directory}", lambda: Root(arguments.directory, hidden=arguments.hidden))
     disk = attempt(
         "start",
@@ -114,16 +118,23 @@ def assemble(arguments: argparse.Namespace) -> tuple[Root, Site, Server]:
     return root, site, server
 
 
-def shares(limit: int, max_connections: int | None) -> tuple[int, int]:
+def shares(limit: int, threads: int, max_connections: int | None) -> tuple[int, int]:
     """How many of `limit` descriptors are for clients, and how many for files. Raises CannotStart."""
-    free = limit - DESCRIPTORS_KEPT
+    free = limit - DESCRIPTORS_KEPT - threads
     if max_connections is None:
         max_connections = min(MAX_CONNECTIONS, max(1, free // 2))
     elif max_connections >= free:
         raise CannotStart(
             f"{max_connections} connections need more descriptors than the {limit} allowed (ulimit -n)"
         )
-    return max_connections, max(1, free - max_connections)
+    open_max = max(1, free - max_connections)
+    if free < 2:
+        log.warning("%d descriptors (ulimit -n) are hardly enough for anything", limit)
+    elif open_max < max_connections:
+        log.warning(
+            "only %d files can be open for %d connections (ulimit -n is %d)", open_max, max_connections, limit
+        )
+    return max_connections, open_max
 
 
 def load_tls(arguments: argparse.Namespace) -> ssl.SSLContext | None:
@@ -161,8 +172,16 @@ def attempt(what: str, action: Callable[[], Value]) -> Value:
         raise CannotStart(f"cannot {what}: {why}") from problem
 
 
+def reload_whenever(wanted: Event, arguments: argparse.Namespace, site: Site, server: Server) -> None:
+    """SIGHUP: one reload at a time, and another one for all that are wanted meanwhile."""
+    while True:
+        wanted.wait()
+        wanted.clear()
+        reload(arguments, site, server)
+
+
 def reload(arguments: argparse.Namespace, site: Site, server: Server) -> None:
-    """SIGHUP: a new certificate, new tokens, a new log file. What cannot be had leaves the old one in use."""
+    """A new certificate, new tokens, a new log file. What cannot be had leaves the old one in use."""
     if site.access_log is not None:
         site.access_log.reopen()
     context, problem = in_thread(lambda: load_tls(arguments))
@@ -171,9 +190,11 @@ def reload(arguments: argparse.Namespace, site: Site, server: Server) -> None:
     tokens, another = in_thread(lambda: load_tokens(arguments))
     if another is None:
         site.tokens = tokens
-    for refused in filter(None, (problem, another)):
+    refusals = list(filter(None, (problem, another)))
+    for refused in refusals:
         log.error("%s; going on with what there was", refused)
-    log.info("reloaded")
+    if not refusals:
+        log.info("reloaded")
 
 
 def in_thread(load: Callable[[], Value]) -> tuple[Value | None, CannotStart | None]:
@@ -211,15 +232,9 @@ def reach(arguments: argparse.Namespace) -> str:
     """Who can ask, with a warning when that is everybody and in clear text."""
     if is_loopback(arguments.host):
         return "only this machine; --host 0.0.0.0 (or ::) for others"
-    lacks = [
-        lack
-        for lack, option in (
-            ("in clear text (--tls-cert)", "tls_cert"),
-            ("without a token (--token-file)", "token_file"),
-        )
-        if not getattr(arguments, option)
-    ]
-    return "anyone who can reach it" + (f"; WARNING: {' and '.join(lacks)}" if len(lacks) == 2 else "")
+    if arguments.tls_cert or arguments.token_file:
+        return "anyone who can reach it"
+    return "anyone who can reach it; WARNING: in clear text (--tls-cert) and without a token (--token-file)"
 
 
 def is_loopback(host: str) -> bool:

@@ -3,17 +3,16 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any
 
 import gevent
-from gevent.lock import Semaphore
 
 from fileserver import admin, process, root, wire
 from fileserver.accesslog import AccessLog
 from fileserver.negotiation import prefers_json
 from fileserver.replies import TEXT, Reply, error, page
 from fileserver.store import Store
+from fileserver.traffic import Traffic
+from fileserver.turns import Turns
 from lrucache import CacheStats
 
 STATS_SCHEMA = 1
@@ -23,24 +22,11 @@ PAGES_MAX_BYTES = 32 << 20
 """Pages that may wait for slow clients. A page of 65,536 names is 8 MB, and many clients could hold one each;
 above it a page is 503 (nginx streams a listing from a pool of its own for each request, without a bound)."""
 
+PAGE_WAIT_S = 60.0
+"""How long a page waits for its turn, as an open does for its own."""
+
 BY_ACCEPT = {"Vary": "Accept"}
 JSON = "application/json"
-
-
-@dataclass(slots=True)
-class Traffic:
-    """What the connections are and what they count. Changed in the hub's thread."""
-
-    bytes_sent: int = 0
-    file_answers: int = 0
-    page_bytes: int = 0
-    """Of answers other than files, while they are being sent."""
-    connections: set[Any] = field(default_factory=set)
-    """The open Transports: Any, because their room is above this one."""
-    idle: dict[Any, None] = field(default_factory=dict)
-    """Those of them that wait for a request, the longest-idle first."""
-    draining: bool = False
-    """The server is stopping: health says so, and every answer is its connection's last."""
 
 
 class About:
@@ -58,7 +44,7 @@ class About:
         self._traffic = traffic
         self._access_log = access_log
         self._clock = clock
-        self._list_turn = Semaphore(1)
+        self._list_turn = Turns(1)
 
     def answer(self, request: wire.Request, name: str, query: bytes) -> Reply:
         """The page `name`, which begins with `-`. Raises NotFound, and Exhausted."""
@@ -85,12 +71,16 @@ class About:
         return self._stats(self._store.cache.stats())
 
     @contextmanager
-    def page_turn(self, turns: Semaphore) -> Iterator[None]:
+    def page_turn(self, turns: Turns) -> Iterator[None]:
         """Make so many long pages at a time, and none while too many wait for slow clients. Raises Exhausted."""
-        with turns:
+        if not turns.take(PAGE_WAIT_S):
+            raise root.Exhausted("too many pages are being made")
+        try:
             if self._traffic.page_bytes > PAGES_MAX_BYTES:
                 raise root.Exhausted("too many pages wait for their clients")
             yield
+        finally:
+            turns.give()
 
     def _stats(self, cache: CacheStats) -> dict[str, object]:
         disk = self._store.disk

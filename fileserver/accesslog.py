@@ -18,7 +18,7 @@ from fileserver.bursts import Burst
 from fileserver.threads import started
 
 QUEUE_BYTES = 4 << 20
-"""Of lines that wait for the disk; beyond it they are dropped."""
+"""Of lines that wait for the disk; beyond it they are dropped. Some 10,000 (nginx buffers 64k and then waits)."""
 LINE_OVERHEAD_BYTES = 300
 """What a queued line costs besides its texts."""
 BATCH_S = 0.1
@@ -32,7 +32,11 @@ log = logging.getLogger("gserver")
 
 
 class Access(NamedTuple):
-    """One answer. `line` is the request line as it was sent; `cache` is HIT, MISS and so on, or empty."""
+    """One answer. `line` is the request line as it was sent; `cache` is HIT, MISS and so on, or empty.
+
+    `body_bytes` and `bytes_sent` (with the head) are what the socket took; `seconds` run from the request's first
+    byte, or from the answer before it in a pipeline, to the last byte taken.
+    """
 
     address: str
     line: bytes
@@ -111,8 +115,8 @@ class AccessLog:
         self._wake.set()
         self._writer.join(timeout_s)
         if self._writer.ready() and self._descriptor >= 0:
+            self._thread.apply(_try_close, (self._descriptor,))
             self._thread.kill()
-            os.close(self._descriptor)
             self._descriptor = -1
 
     def _write_on(self) -> None:
@@ -138,8 +142,10 @@ class AccessLog:
         if problem is not None:
             self._trouble(problem)
             return
-        self._thread.apply(os.close, (self._descriptor,))
-        self._descriptor = descriptor
+        old, self._descriptor = self._descriptor, descriptor
+        problem = self._thread.apply(_try_close, (old,))
+        if problem is not None:
+            self._trouble(problem)
 
 
 # In the thread: plain values in and out, and no exception leaves it, for that would print a traceback.
@@ -173,8 +179,19 @@ def _try_open(path: str) -> tuple[int, OSError | None]:
         return -1, problem
 
 
+def _try_close(descriptor: int) -> OSError | None:
+    try:
+        os.close(descriptor)
+    except OSError as problem:
+        return problem
+    return None
+
+
 def _open(path: str) -> int:
     if path == "-":
         return os.dup(1)
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
-    return os.open(path, flags, 0o644)
+    # A pipe that nobody reads would make the open wait for ever; so it fails, and only writing may wait.
+    descriptor = os.open(path, flags | getattr(os, "O_NONBLOCK", 0), 0o644)
+    os.set_blocking(descriptor, True)
+    return descriptor

@@ -73,7 +73,7 @@ class Connection:
 
     def serve(self) -> None:
         """Answer requests in order until the connection ends. Never raises; the socket is closed afterwards."""
-        self._traffic.connections.add(self._transport)
+        self._traffic.enter(self._transport)
         linger = False
         try:
             linger = not self._transport.handshake(HEAD_S) or self._converse()
@@ -94,7 +94,7 @@ class Connection:
 
     def turn_away(self, *, linger: bool = True) -> None:
         """The server is full: say so instead of `serve`. Lingering holds a descriptor for some seconds."""
-        self._traffic.connections.add(self._transport)
+        self._traffic.enter(self._transport, turned_away=True)
         told = self._refuse(wire.WireError(503, "too many connections, try again"))
         self._close(told and linger)
 
@@ -102,7 +102,7 @@ class Connection:
         try:
             self._transport.close(linger=linger)
         finally:
-            self._traffic.connections.discard(self._transport)
+            self._traffic.leave(self._transport)
             self._reader.close()
 
     # Reading.
@@ -111,13 +111,13 @@ class Connection:
         """Answer every request. True when the client may still be sending something we will not read."""
         answered = 0
         while (request := self._next_request()) is not None:
-            self._began_s = self._transport.clock()
             if isinstance(request, wire.OneLine):
                 self._answer_line(request)
                 return not self._transport.is_silent()
             if not self._answer(request):
                 return not self._reader.is_empty or not self._transport.is_silent()
             self._sent = self._head_bytes = 0
+            self._began_s = self._transport.clock()
             answered += 1
             if answered % BURST == 0:
                 gevent.sleep(0)
@@ -133,7 +133,7 @@ class Connection:
             if not self._reader.is_empty:
                 if self._reader.expects_continue():
                     self._send_all(heads.CONTINUE)
-                    waiting = Waiting.NOTHING
+                    self._sent, waiting = 0, Waiting.NOTHING
                 if waiting is not Waiting.REST_OF_REQUEST:
                     waiting = Waiting.REST_OF_REQUEST
                     self._transport.deadline_s = self._transport.clock() + HEAD_S
@@ -152,14 +152,14 @@ class Connection:
     def _receive_first(self) -> bytes | None:
         """The beginning of a request. Who may wait no longer still gets an answer to what has come already."""
         if not (self._is_last or self._traffic.draining):
-            self._traffic.idle[self._transport] = None
+            self._traffic.rest(self._transport)
             try:
                 return self._transport.receive(Waiting.REQUEST)
             except Expired:
                 self._is_last = True
-                self._traffic.connections.add(self._transport)  # who gave way counts until it has left
             finally:
-                self._traffic.idle.pop(self._transport, None)
+                # A request may have come between the word to give way and its effect.
+                self._is_last = self._traffic.wake(self._transport) or self._is_last
         return self._transport.receive_now()
 
     def _receive_rest(self) -> bytes:
@@ -181,8 +181,7 @@ class Connection:
             self._send_reply(reply, request, keep_alive)
         finally:
             if self._site.access_log is not None:
-                line = b"%b %b HTTP/1.%d" % (request.method, request.target, request.minor)
-                self._log(line, reply, request.fields)
+                self._log(reply, request.fields)
         return keep_alive
 
     def _send_reply(self, reply: Reply, request: wire.Request, keep_alive: bool) -> None:
@@ -207,7 +206,7 @@ class Connection:
             reply = self._site.explain(problem)
             self._send_all(b"ERROR " + reply.content)
         finally:
-            self._log(self._reader.line, reply)
+            self._log(reply)
 
     def _refuse(self, problem: wire.WireError) -> bool:
         """Say why and close. True when the client may still be sending."""
@@ -223,15 +222,15 @@ class Connection:
         except Gone:
             return False
         finally:
-            self._log(self._reader.line, reply)
+            self._log(reply)
         return True
 
-    def _log(self, line: bytes, reply: Reply, fields: dict[bytes, bytes] | None = None) -> None:
+    def _log(self, reply: Reply, fields: dict[bytes, bytes] | None = None) -> None:
         if self._site.access_log is not None:
             self._site.access_log.add(
                 Access(
                     address=self._address,
-                    line=line,
+                    line=self._reader.line,
                     status=reply.status,
                     body_bytes=max(0, self._sent - self._head_bytes),
                     referer=(fields or {}).get(b"referer", b""),
@@ -271,14 +270,15 @@ class Connection:
                 offset += max(0, taken - len(head))
                 head = head[taken:]
                 if self._transport.is_full:
-                    body.hold()
+                    if offset < end:
+                        body.hold()
                     self._transport.wait_writable()
                 elif offset < end:
                     gevent.sleep(0)
         except FileError as problem:
             if not is_begun:
                 raise
-            log.warning("cut at byte %d, before %d: %s", offset, end, problem)
+            self._site.cut_short(body.representation.name, problem)
             raise Gone from problem
         finally:
             body.close()

@@ -27,9 +27,10 @@ Value = TypeVar("Value")
 LOOK_THREADS = 2
 
 OPEN_MAX = 1024
-"""Files that may be open at a time, unless the caller knows its descriptor limit better."""
-OPEN_WAIT_S = 30.0
-"""How long an open waits for its turn. Transfers end within their own deadlines, so turns come back."""
+"""Files that may be open at a time, unless the caller knows its descriptor limit better (Linux's soft limit)."""
+OPEN_WAIT_S = 60.0
+"""How long an open waits for its turn before it fails: as long as a client may take nothing (nginx send_timeout),
+for a turn that is held longer is held by somebody who makes progress, perhaps for hours."""
 
 
 class Disk:
@@ -70,6 +71,10 @@ class Disk:
         self._count_open(opened)
         self.reads_inline += opened.first is not None
         return opened
+
+    def open_spare(self, name: str) -> Opened | None:
+        """`open_cached` for who could do without: None also when half of the turns are taken."""
+        return self.open_cached(name, -1) if self._open_turns.free * 2 > self._open_turns.limit else None
 
     def finish_open(self, name: str, opened: Opened | None, first_max: int) -> Opened:
         """Whatever `open_cached` could not do without waiting."""
@@ -141,8 +146,10 @@ class Disk:
     def release(self, descriptor: int) -> None:
         """Close a descriptor, and wait for nothing; where that asks a server (FUSE, NFS) a thread does it."""
         if self._opens_inline:
-            os.close(descriptor)
-            self._open_turns.give()
+            try:
+                os.close(descriptor)
+            finally:
+                self._open_turns.give()
         else:
             releasing = gevent.spawn(self._close_in_pool, descriptor)
             self._releasing.add(releasing)

@@ -3,13 +3,13 @@
 from typing import NamedTuple
 
 from fileserver import conditional, wire
-from fileserver.about import Traffic
 from fileserver.negotiation import CODINGS, accepted_codings
 from fileserver.precompressed import Precompressed
 from fileserver.replies import Reply, cache_fields, error
 from fileserver.representation import Representation
-from fileserver.root import FileError
+from fileserver.root import Changed, Forbidden, IsFolder, NotFound
 from fileserver.store import Body, Store
+from fileserver.traffic import Traffic
 from lrucache import Outcome
 
 
@@ -48,7 +48,7 @@ class Files:
         variant = self._variant(request, itself, self._precompressed)
         try:
             return self._answer(request, variant)
-        except FileError:
+        except (NotFound, IsFolder, Forbidden, Changed):
             if variant is itself:
                 raise
             self._precompressed.forget(name)  # it has gone since it was seen
@@ -73,13 +73,17 @@ class Files:
         if is_head or not conditional.FIELDS.isdisjoint(request.fields):
             # Judged on a look, so that what needs no payload starts no fill and counts as no answer.
             described = self._store.describe(variant.name)
-            origin = cache_fields(Outcome.HIT) if described.is_cached else b""
-            reply = self._reply(request, variant.described(described.representation), origin)
+            cache_status = cache_fields(Outcome.HIT) if described.is_cached else b""
+            reply = self._reply(request, variant.described(described.representation), cache_status)
             if is_head or reply.status not in (200, 206):
                 return reply
         body = self._body(variant.name)
-        origin = cache_fields(body.outcome, body.detail)
-        reply = self._reply(request, variant.described(body.representation), origin, body)
+        try:
+            cache_status = cache_fields(body.outcome, body.detail)
+            reply = self._reply(request, variant.described(body.representation), cache_status, body)
+        except BaseException:
+            body.close()
+            raise
         if reply.body is None:
             # Another version has come since the look. It has been counted as an answer, and is none.
             body.close()
@@ -91,16 +95,16 @@ class Files:
         return body
 
     def _reply(
-        self, request: wire.Request, representation: Representation, origin: bytes, body: Body | None = None
+        self, request: wire.Request, representation: Representation, cache_status: bytes, body: Body | None = None
     ) -> Reply:
-        """Status and fields; of 200 and 206 also which bytes of `body`. `origin` says where they come from."""
+        """Status and fields; of 200 and 206 also which bytes of `body`, and where they come from."""
         status, start, end = conditional.evaluate(request.fields, representation)
         if status == 304:
-            return Reply(304, representation.kept + self._vary)
+            return Reply(304, representation.not_modified_fields + self._vary)
         if status == 412:
             return error(412, "the file is another version")
         if status == 416:
             size = representation.identity.size
             return error(416, f"the file has {size} bytes", {"Content-Range": f"bytes */{size}"})
         described = representation.fields if status == 200 else representation.part_fields(start, end)
-        return Reply(status, described + self._disposition + self._vary + origin, b"", body, start, end)
+        return Reply(status, described + self._disposition + self._vary + cache_status, b"", body, start, end)

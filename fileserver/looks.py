@@ -5,7 +5,7 @@ have threads of their own, so that a hit, which only wants to know whether it is
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import gevent
 from gevent.event import Event
@@ -50,11 +50,18 @@ class Looks:
 
     def look(self, name: str, not_before_s: float) -> Look:
         """A finished look that began at `not_before_s` or later. Switches greenlets unless the kernel knows."""
-        while True:
-            look = self.begin(name)
+        return self.look_at_all([name], not_before_s)[0]
+
+    def look_at_all(self, names: Iterable[str], not_before_s: float) -> list[Look]:
+        """The same of several names, all under way at once."""
+        found = []
+        for name, look in [(name, self.begin(name)) for name in names]:
             look.done.wait()
-            if look.began_s >= not_before_s:
-                return look
+            while look.began_s < not_before_s:
+                look = self.begin(name)  # noqa: PLW2901 (joined one that began too early)
+                look.done.wait()
+            found.append(look)
+        return found
 
     def begin(self, name: str) -> Look:
         """The look under way, or a new one, which may be done already. Never waits."""

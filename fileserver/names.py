@@ -35,8 +35,8 @@ def decode_target(target: bytes) -> tuple[str | None, bytes]:
             raise BadTarget("the target must be a path")
         before, question, query = rest.partition(b"?")
         authority, _, path = before.partition(b"/")
-        if not authority or authority.startswith(b":"):
-            raise BadTarget("an http URI has a host")
+        if not authority or authority.startswith(b":") or b"@" in authority:
+            raise BadTarget("an http URI has a host, and no user (RFC 9110 section 4.2.4)")
         target = b"/" + path + question + query
     if b"#" in target:
         raise BadTarget("a fragment is the browser's own")

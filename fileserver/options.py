@@ -152,8 +152,8 @@ def address(text: str) -> str:
 
 def field_value(text: str) -> str:
     """An argument type: what may stand in a header line."""
-    if not (text.isascii() and text.isprintable()):
-        raise argparse.ArgumentTypeError("a header value is printable ASCII")
+    if not (text.strip() and text.isascii() and text.isprintable()):
+        raise argparse.ArgumentTypeError("a header value is printable ASCII, and not empty")
     return text
 
 

@@ -79,10 +79,21 @@ class Representation:
 
     With `coding` and `original` it is the precompressed form of another file: described as that file, encoded.
     The fields are rendered header lines, each ending in CRLF: `fields` of the whole, `part_fields` of a range,
-    `kept` what a 304 repeats (section 15.4.5). `modified_s` are Unix seconds, None when HTTP cannot say them.
+    `not_modified_fields` what a 304 repeats (section 15.4.5). `modified_s` are Unix seconds, None when HTTP cannot
+    say them.
     """
 
-    __slots__ = ("_cache_control", "_described", "etag", "fields", "identity", "kept", "modified_s", "name")
+    __slots__ = (
+        "_cache_control",
+        "_described",
+        "_encoded",
+        "etag",
+        "fields",
+        "identity",
+        "modified_s",
+        "name",
+        "not_modified_fields",
+    )
 
     def __init__(
         self,
@@ -96,13 +107,14 @@ class Representation:
         self.name = name
         self.identity = identity
         self._cache_control = cache_control
+        self._encoded: Representation | None = None
         stamps = ":".join(map(str, identity[1:]))
         self.etag = f'"{sha256(stamps.encode()).hexdigest()[:16]}"'
         modified_s = identity.mtime_ns // 1_000_000_000
         # A stamp outside HTTP's four-digit years is a broken clock; no date is better than a wrong one.
         last_modified = _http_date(modified_s)
         self.modified_s = modified_s if last_modified else None
-        self.kept = (
+        self.not_modified_fields = (
             (f"Last-Modified: {last_modified}\r\n" if last_modified else "")
             + f"ETag: {self.etag}\r\nCache-Control: {cache_control}\r\n"
         ).encode("latin-1")
@@ -111,11 +123,15 @@ class Representation:
             + (f"Content-Encoding: {coding}\r\n" if coding else "")
             + "X-Content-Type-Options: nosniff\r\nAccept-Ranges: bytes\r\n"
         ).encode("latin-1")
-        self.fields = b"Content-Length: %d\r\n" % identity.size + self._described + self.kept
+        self.fields = b"Content-Length: %d\r\n" % identity.size + self._described + self.not_modified_fields
 
     def encoded(self, coding: str, original: str) -> "Representation":
-        """The same version as the form of the file `original` in a content coding."""
-        return Representation(self.name, self.identity, self._cache_control, coding=coding, original=original)
+        """The same version as the form of the file `original` in a content coding; it is always the same one."""
+        if self._encoded is None:
+            self._encoded = Representation(
+                self.name, self.identity, self._cache_control, coding=coding, original=original
+            )
+        return self._encoded
 
     def part_fields(self, start: int, end: int) -> bytes:
         """The same for a 206 with the bytes from `start` up to before `end`."""
@@ -123,7 +139,7 @@ class Representation:
             b"Content-Length: %d\r\nContent-Range: bytes %d-%d/%d\r\n"
             % (end - start, start, end - 1, self.identity.size)
             + self._described
-            + self.kept
+            + self.not_modified_fields
         )
 
 

@@ -1,7 +1,6 @@
 """The StreamServer with its limit, its deadlines and its drain."""
 
 import errno
-import itertools
 import logging
 import socket
 import ssl
@@ -17,7 +16,8 @@ from fileserver.bursts import Burst
 from fileserver.connection import Connection
 from fileserver.heads import StatusLines
 from fileserver.site import Site
-from fileserver.transport import TlsTransport, Transport
+from fileserver.tls import TlsTransport
+from fileserver.transport import Transport
 
 BACKLOG = 4096
 """Connections the kernel keeps for us; gevent's 128 overflows when many clients come at once."""
@@ -28,13 +28,11 @@ SEND_BUFFER_BYTES = 224 * 1024
 REAP_EVERY_S = 0.5
 
 TURNED_AWAY_MAX = 64
-"""Connections beyond the limit that may linger until their client has read the 503; more are just closed."""
+"""Connections beyond the limit that may linger until their client has read the 503; more are just closed. They
+hold descriptors that were kept for other things (gserver.DESCRIPTORS_KEPT)."""
 
-IDLE_LOOKED_AT = 16
-"""Of the longest-idle connections, so many are looked at to find one that really is."""
-
-CUT_S = 0.5
-"""How long what was cut may take to end and be logged; what waits for a dead disk never does."""
+END_S = 0.5
+"""How long what was told to end may take for it, and to be logged; what waits for a dead disk never does."""
 
 ACCEPT_PAUSE_S = 0.1
 """How long nothing is accepted after the system ran out of descriptors (nginx: accept_mutex_delay, 0.5 s)."""
@@ -58,10 +56,9 @@ class Server:
         self._site = site
         self._max_connections = max_connections
         self._idle_s = idle_s
-        self._turned_away = 0
         self._statuses = StatusLines()
-        self._listener = Listener(address, self._serve, self._make_room)
         self._reaper: gevent.Greenlet[[], None] | None = None
+        self._listener = Listener(address, self._serve, site.traffic.make_room)
 
     @property
     def port(self) -> int:
@@ -79,54 +76,32 @@ class Server:
         self._reaper = gevent.spawn(self._reap)
 
     def drain(self, seconds: float, at_once: Event) -> int:
-        """Stop accepting, let what is in flight finish; how many connections were cut after `seconds`."""
-        self._site.traffic.draining = True
+        """Stop accepting, let what is in flight finish; how many answers were cut after `seconds`."""
+        traffic = self._site.traffic
+        traffic.draining = True
         self._listener.stop()
         log.info("accepting no more; a second signal stops at once")
-        connections = self._site.traffic.connections
-        for transport in list(self._site.traffic.idle):
-            transport.expire()
+        traffic.end_idle()
+        _wait_until(lambda: not traffic.idle, END_S)
         deadline_s = time.monotonic() + seconds
-        while connections and time.monotonic() < deadline_s and not at_once.is_set():
+        while traffic.connections and time.monotonic() < deadline_s and not at_once.is_set():
             at_once.wait(min(0.05, max(0.0, deadline_s - time.monotonic())))
-        left = list(connections)
-        for transport in left:
-            transport.cut()
-        until_s = time.monotonic() + CUT_S
-        while connections and time.monotonic() < until_s:
-            gevent.sleep(0.01)
-        return len(left)
+        cut = traffic.cut()
+        _wait_until(lambda: not traffic.connections, END_S)
+        if self._reaper is not None:
+            self._reaper.kill()
+        return cut
 
     def _serve(self, client: Any, address: tuple[Any, ...]) -> None:
+        traffic = self._site.traffic
         transport = Transport(client) if self.tls is None else TlsTransport(client, self.tls)
         connection = Connection(
             transport, self._site, self._statuses, idle_s=self._idle_s, address=str(address[0]) if address else "-"
         )
-        if self._has_room() or self._make_room():
+        if traffic.has_room(self._max_connections) or traffic.make_room():
             connection.serve()
-            return
-        self._turned_away += 1
-        try:
-            connection.turn_away(linger=self._turned_away <= TURNED_AWAY_MAX)
-        finally:
-            self._turned_away -= 1
-
-    def _has_room(self) -> bool:
-        return len(self._site.traffic.connections) - self._turned_away < self._max_connections
-
-    def _make_room(self) -> bool:
-        """Have the longest-idle connection leave for a newcomer, as nginx does; False when none is idle.
-
-        Nor is one idle whose request has arrived while it had no turn to read it; there can be a turn's worth.
-        """
-        traffic = self._site.traffic
-        for transport in itertools.islice(traffic.idle, IDLE_LOOKED_AT):
-            if transport.is_silent():
-                del traffic.idle[transport]
-                traffic.connections.discard(transport)
-                transport.expire()
-                return True
-        return False
+        else:
+            connection.turn_away(linger=len(traffic.leaving) < TURNED_AWAY_MAX)
 
     def _reap(self) -> None:
         """One greenlet looks at every deadline now and then: cheaper than a timer for each request."""
@@ -134,7 +109,17 @@ class Server:
             gevent.sleep(REAP_EVERY_S)
             now_s = time.monotonic()
             for transport in [one for one in self._site.traffic.connections if one.deadline_s < now_s]:
-                transport.expire()
+                try:
+                    transport.expire()
+                except Exception:  # deadlines must go on for all the others
+                    log.exception("a deadline could not be enforced")
+
+
+def _wait_until(condition: Callable[[], bool], seconds: float) -> None:
+    """Let the others run until the condition holds, but no longer than so many seconds."""
+    until_s = time.monotonic() + seconds
+    while not condition() and time.monotonic() < until_s:
+        gevent.sleep(0.01)
 
 
 class Listener(StreamServer):

@@ -6,10 +6,8 @@ Everything between a parsed request and a Reply.
 import time
 from collections.abc import Callable
 
-from gevent.lock import Semaphore
-
 from fileserver import admin, heads, names, root, wire
-from fileserver.about import BY_ACCEPT, JSON, About, Traffic, joined, wants_json
+from fileserver.about import BY_ACCEPT, JSON, About, joined, wants_json
 from fileserver.accesslog import AccessLog
 from fileserver.bursts import Burst
 from fileserver.files import Files
@@ -17,10 +15,12 @@ from fileserver.precompressed import Precompressed
 from fileserver.replies import Reply, error, explain, page
 from fileserver.store import Store
 from fileserver.tokens import Tokens
+from fileserver.traffic import Traffic
+from fileserver.turns import Turns
 
 METHODS = "GET, HEAD, OPTIONS"
 LISTING_TURNS = 4
-"""Folders that are listed and rendered at a time; the cache's own list has a turn of its own."""
+"""Folders that are listed and rendered at a time, 1 MB each at the most; the cache's own list has its own turn."""
 
 _HTML = "text/html; charset=utf-8"
 _ALLOWED = "Authorization, If-Match, If-Modified-Since, If-None-Match, If-Range, If-Unmodified-Since, Range"
@@ -50,8 +50,10 @@ class Site:
         self._hidden = hidden
         self._index = index
         self._download = download
-        self._listing_turns = Semaphore(LISTING_TURNS)
+        self._listing_turns = Turns(LISTING_TURNS)
         self._too_busy = Burst("turned a request away")
+        self._cut = Burst("cut a transfer")
+        self._failed = Burst("could not read a file")
         self._every_fields, self._options_fields = _cors_fields(cors)
         self.tokens = tokens
         self.access_log = access_log
@@ -76,11 +78,15 @@ class Site:
                 raise root.NotFound("not a name")
             return self._files.whole(name)
         except root.FileError as problem:
-            return _one_line(self._explain(problem, name))
+            return _one_line(self._why_not(problem, name))
 
     def explain(self, problem: root.FileError) -> Reply:
         """The answer when a file cannot be read after all."""
-        return self._finished(self._explain(problem, None))
+        return self._finished(self._why_not(problem, None))
+
+    def cut_short(self, name: str, problem: root.FileError) -> None:
+        """An answer whose head was sent cannot be finished."""
+        self._cut(f"{name!r}: {problem}")
 
     def refuse(self, problem: wire.WireError) -> Reply:
         """The answer to what is no request, or has no place here."""
@@ -103,7 +109,7 @@ class Site:
             name, query = names.decode_target(request.target)
             return self._resource(request, name, query)
         except (root.FileError, names.BadTarget) as problem:
-            return self._explain(problem, name)
+            return self._why_not(problem, name)
 
     def _options(self, target: bytes) -> Reply:
         if target != b"*":
@@ -157,10 +163,14 @@ class Site:
     def _is_valid(self, name: str) -> bool:
         return names.is_valid(name, hidden=self._hidden)
 
-    def _explain(self, problem: Exception, name: str | None) -> Reply:
+    def _why_not(self, problem: Exception, name: str | None) -> Reply:
+        """The answer to an error; what the operator should know is said once."""
+        reply = explain(problem, name)
         if isinstance(problem, root.Exhausted):
-            self._too_busy(problem)
-        return explain(problem, name)
+            self._too_busy(f"{name!r}: {problem}")
+        elif reply.status == 500:
+            self._failed(f"{name!r}: {problem}")
+        return reply
 
 
 def _cors_fields(origin: str | None) -> tuple[bytes, bytes]:

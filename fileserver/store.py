@@ -6,7 +6,7 @@ decides anew each time it is asked where its bytes are.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import gevent
@@ -164,6 +164,14 @@ class Store:
             return Described(entry.meta.representation, True)
         identity = self._strange_looks.look(name, asked_s - self._revalidate_s).seen()
         return Described(Representation(name, identity, self._cache_control), False)
+
+    def looks(self, names: Iterable[str], asked_s: float, *, known: bool) -> list[Look]:
+        """Finished looks at these names, not older than a stored file is believed, all under way at once.
+
+        Names that are not `known` to be asked for again and again wait in turn with the reads.
+        """
+        looks = self._looks if known else self._strange_looks
+        return looks.look_at_all(names, asked_s - self._revalidate_s)
 
     def list(self, folder: str) -> Folder:
         """A folder's entries; `""` is the root. Raises FileError."""

@@ -4,7 +4,7 @@ import hmac
 import re
 
 _TOKEN = re.compile(rb"[A-Za-z0-9._~+/-]+=*")
-_BEARER = re.compile(rb"bearer +([A-Za-z0-9._~+/-]+=*)", re.IGNORECASE)
+_BEARER = re.compile(rb"bearer +(" + _TOKEN.pattern + rb")", re.IGNORECASE)
 
 FILE_MAX_BYTES = 64 * 1024
 """Of a token file: about a thousand tokens; each request is compared with all of them."""

@@ -1,4 +1,4 @@
-"""Bytes to and from one client without ever blocking the loop: plain TCP, or TLS over it.
+"""Bytes to and from one client without ever blocking the loop. TLS over it is in `tls`.
 
 Whoever enforces deadlines sees a transport as `deadline_s` and `expire`; the conversation sees it as waits that
 end in `Expired` or `Gone`. No greenlet is ever killed: a deadline interrupts a wait for the socket and nothing
@@ -8,7 +8,6 @@ else, so a disk read, or somebody else's fill, always ends by itself.
 import math
 import os
 import socket
-import ssl
 import struct
 import time
 from collections.abc import Callable
@@ -26,20 +25,16 @@ except ImportError:  # Windows
 
 PROGRESS_S = 60.0
 """Within this time a client must take something (nginx send_timeout)."""
+PROGRESS_LOOKS = 4
+"""So often within it we look whether it has."""
 LINGER_S = 2.0
 """How long we go on reading after a last word, so that a reset does not overtake it (nginx: 5)."""
 LINGER_BYTES = 1 << 20
+"""And how much: a client that sends without end is left (nginx bounds the time alone)."""
 
 RECEIVE_BYTES = 16 * 1024
 SEND_BYTES = 1 << 20
 """The most one send call is offered: fastest measured, together with a bounded SO_SNDBUF."""
-TLS_SEND_BYTES = 64 * 1024
-"""The same with TLS, and so the most ciphertext that waits for a slow client: four records."""
-
-TLS_PENDING_MAX = 4 * TLS_SEND_BYTES
-"""Beyond it the client makes TLS itself answer and reads nothing."""
-TLS_TAKES_MAX = 4
-"""Receives that may bring nothing but TLS's own messages before others get their turn."""
 
 _RESET_ON_CLOSE = struct.pack("hh" if os.name == "nt" else "ii", 1, 0)
 """struct linger for SO_LINGER: on, and no seconds."""
@@ -108,7 +103,9 @@ class Transport:
     # For whoever enforces deadlines.
 
     def expire(self) -> None:
-        """The deadline has passed: interrupt the wait for the socket, if there is one."""
+        """The deadline has passed: interrupt the wait for the socket. Who does not wait is left alone for now."""
+        if self.waiting is Waiting.NOTHING:
+            return
         self.deadline_s = math.inf
         watcher = self._writable if self.waiting is Waiting.WRITABLE else self._readable
         self._hub.cancel_wait(watcher, Expired)
@@ -167,15 +164,17 @@ class Transport:
         Taking is what its system acknowledges, where ours tells us: a slow client drains its receive buffer in
         strides, and ours becomes writable only when a third of it is free.
         """
-        left = self._unacknowledged()
+        left, looks = self._unacknowledged(), 0
         while True:
-            self.deadline_s = self.clock() + PROGRESS_S
+            self.deadline_s = self.clock() + PROGRESS_S / PROGRESS_LOOKS
             try:
                 self._wait(self._writable, Waiting.WRITABLE)
                 break
             except Expired:
                 before, left = left, self._unacknowledged()
-                if self._is_reset or left is None or before is None or left >= before:
+                has_taken = left is not None and before is not None and left < before
+                looks = 0 if has_taken else looks + 1
+                if self._is_reset or looks == PROGRESS_LOOKS:
                     raise Gone from None
         self.deadline_s = math.inf
         self.is_full = False
@@ -254,88 +253,3 @@ class Transport:
         except OSError:
             return None
         return int(struct.unpack("i", answer)[0])
-
-
-class TlsTransport(Transport):
-    """The same through TLS. At most TLS_SEND_BYTES of ciphertext wait here for a socket that is full."""
-
-    __slots__ = ("_ciphertext", "_incoming", "_outgoing", "_tls")
-
-    def __init__(self, client: Any, context: ssl.SSLContext, **options: Any) -> None:
-        super().__init__(client, **options)
-        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
-        self._ciphertext = memoryview(b"")
-        self.send_bytes = TLS_SEND_BYTES
-
-    def handshake(self, seconds: float) -> bool:
-        until_s = self.clock() + seconds
-        while True:
-            try:
-                self._tls.do_handshake()
-                self.deadline_s = math.inf
-                return True
-            except ssl.SSLWantReadError:
-                self._push()
-            except ssl.SSLError:
-                return False  # the alert that says why goes with the goodbye
-            self.wait_writable()
-            self.deadline_s = until_s
-            received = self._receive_raw(Waiting.REST_OF_REQUEST)
-            if not received:
-                return False
-            self._incoming.write(received)
-
-    def receive(self, waiting: Waiting) -> bytes:
-        # What has been received already makes no socket readable.
-        while (received := self.receive_now()) is None:
-            self._wait(self._readable, waiting)
-        return received
-
-    def receive_now(self) -> bytes | None:
-        for _ in range(TLS_TAKES_MAX):
-            try:
-                return self._tls.read(RECEIVE_BYTES)
-            except ssl.SSLWantReadError:
-                self._push()  # what TLS itself has to say: the end of the handshake, tickets
-            except ssl.SSLError as problem:
-                raise Gone from problem
-            received = self._take()
-            if not received:
-                return received
-            self._incoming.write(received)
-        return None
-
-    def offer(self, buffers: list[Buffer]) -> int:
-        taken = 0
-        try:
-            for buffer in buffers:
-                rest = memoryview(buffer)
-                while rest:
-                    written = self._tls.write(rest)  # a record
-                    rest = rest[written:]
-                    taken += written
-        except ssl.SSLError as problem:
-            raise Gone from problem
-        self._push()
-        return taken
-
-    def wait_writable(self) -> None:
-        while self.is_full:
-            super().wait_writable()
-            self._push()
-
-    def _say_goodbye(self) -> None:
-        with suppress(ssl.SSLError):
-            self._tls.unwrap()  # raises once our close_notify is written; the client's is not waited for
-        self._push()
-
-    def _push(self) -> None:
-        """Hand over what is encrypted, as far as the socket takes it. Raises Gone."""
-        if self._outgoing.pending:
-            self._ciphertext = memoryview(bytes(self._ciphertext) + self._outgoing.read())
-        if self._ciphertext:
-            self._ciphertext = self._ciphertext[super().offer([self._ciphertext]) :]
-        self.is_full = bool(self._ciphertext)
-        if len(self._ciphertext) > TLS_PENDING_MAX:
-            raise Gone

@@ -10,19 +10,20 @@ from gevent.event import Event
 
 
 class Turns:
-    """`limit` turns to be had at a time. Used from the hub's thread only."""
+    """`limit` turns to be had at a time, `free` of them now. Used from the hub's thread only."""
 
     def __init__(self, limit: int) -> None:
         if limit < 1:
             raise ValueError("somebody must get a turn")
-        self._free = limit
+        self.limit = limit
+        self.free = limit
         self._waiting: deque[Event] = deque()
 
     def take_now(self) -> bool:
         """Take a turn if one is free. While somebody waits, none is."""
-        if not self._free:
+        if not self.free:
             return False
-        self._free -= 1
+        self.free -= 1
         return True
 
     def take(self, timeout_s: float | None = None) -> bool:
@@ -47,4 +48,4 @@ class Turns:
         if self._waiting:
             self._waiting.popleft().set()
         else:
-            self._free += 1
+            self.free += 1

@@ -75,7 +75,7 @@ class Versions:
         if (name, identity) in self._open:
             return self._open[name, identity].use()
         try:
-            opened = self.disk.open_cached(name, -1)
+            opened = self.disk.open_spare(name)
         except FileError:
             return None
         if opened is None:

@@ -19,7 +19,8 @@ MAX_HEAD_BYTES = 16 * 1024
 MAX_HEADERS = 100
 """431 above it (Apache: LimitRequestFields, 100)."""
 MAX_BODY_BYTES = 64 * 1024
-"""413 above it; below, a request body is read and thrown away, framing included."""
+"""413 above it; below, a request body is read and thrown away, framing included. Nobody sends us one on purpose
+(Go discards 256 KiB before it gives the connection up, nginx takes 1 MiB)."""
 MAX_LINE_BYTES = 8 * 1024
 """Of the one-line protocol, as for a target."""
 LINE_SLACK_BYTES = 64

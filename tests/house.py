@@ -21,7 +21,8 @@ from fileserver.heads import StatusLines
 from fileserver.root import DiskFailure, Folder, Identity, Opened, Root
 from fileserver.site import Site
 from fileserver.store import Body, Store
-from fileserver.transport import TlsTransport, Transport
+from fileserver.tls import TlsTransport
+from fileserver.transport import Transport
 from lrucache import POLICIES, Cache
 
 OLD_NS = 1_000_000_000_000_000_000

@@ -36,9 +36,12 @@ class Program:
             cwd=PROJECT,
         )
         assert self.process.stderr is not None
-        self.start_line = self.process.stderr.readline()
-        match = _START_LINE.match(self.start_line)
-        assert match, self.start_line + self.process.stderr.read()
+        self.warnings = ""
+        """What it logged before its start line."""
+        while not (match := _START_LINE.match(line := self.process.stderr.readline())):
+            assert line, self.warnings
+            self.warnings += line
+        self.start_line = line
         self.host = match[1].strip("[]")
         self.port = int(match[2])
 

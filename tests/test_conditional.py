@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fileserver.conditional import FIELDS, Verdict, evaluate, parse_date
+from fileserver.conditional import FIELDS, Verdict, evaluate
+from fileserver.dates import parse_date
 from fileserver.representation import Representation
 from fileserver.root import Identity
 

@@ -443,7 +443,7 @@ def test_the_time_for_the_client_to_take_something_runs_from_when_its_socket_was
     ):
         house.write("a", pattern(60 * CHUNK_BYTES))
         client.sendall(LAST % b"a")
-        until_s = house.clock.now_s + transport.PROGRESS_S
+        until_s = house.clock.now_s + transport.PROGRESS_S / transport.PROGRESS_LOOKS
         wait_for(lambda: any(one.waiting is Waiting.WRITABLE for one in house.site.traffic.connections))
         assert [one.deadline_s for one in house.site.traffic.connections] == [until_s]
 

@@ -48,11 +48,13 @@ OURS = {
     "fileserver.bursts": set(),
     "fileserver.negotiation": set(),
     "fileserver.tokens": set(),
-    "fileserver.tls": set(),
+    "fileserver.dates": set(),
+    "fileserver.tls": {"fileserver.transport"},
+    "fileserver.traffic": {"fileserver.transport"},
     "fileserver.options": {"lrucache"},
     "fileserver.transport": set(),
     "fileserver.accesslog": {"fileserver.bursts", "fileserver.threads"},
-    "fileserver.conditional": {"fileserver.representation"},
+    "fileserver.conditional": {"fileserver.dates", "fileserver.representation"},
     "fileserver.precompressed": {"fileserver.negotiation", "fileserver.root", "fileserver.store"},
     "fileserver.replies": {
         "lrucache",
@@ -70,11 +72,12 @@ OURS = {
         "fileserver.replies",
         "fileserver.root",
         "fileserver.store",
+        "fileserver.traffic",
+        "fileserver.turns",
         "fileserver.wire",
     },
     "fileserver.files": {
         "lrucache",
-        "fileserver.about",
         "fileserver.conditional",
         "fileserver.negotiation",
         "fileserver.precompressed",
@@ -82,6 +85,7 @@ OURS = {
         "fileserver.representation",
         "fileserver.root",
         "fileserver.store",
+        "fileserver.traffic",
         "fileserver.wire",
     },
     "fileserver.site": {
@@ -97,6 +101,8 @@ OURS = {
         "fileserver.root",
         "fileserver.store",
         "fileserver.tokens",
+        "fileserver.traffic",
+        "fileserver.turns",
         "fileserver.wire",
     },
     "fileserver.connection": {
@@ -114,6 +120,7 @@ OURS = {
         "fileserver.connection",
         "fileserver.heads",
         "fileserver.site",
+        "fileserver.tls",
         "fileserver.transport",
     },
     "gserver": {
@@ -149,7 +156,8 @@ OTHERS = {
     "fileserver.transport": {"gevent"},
     "fileserver.turns": {"gevent"},
     "fileserver.threads": {"gevent"},
-    "fileserver.site": {"gevent"},
+    "fileserver.precompressed": {"gevent"},
+    "fileserver.tls": {"gevent"},
     "fileserver.connection": {"gevent"},
 }
 """What is neither ours nor the standard library's."""
@@ -160,6 +168,7 @@ PURE = (
     "fileserver.admin",
     "fileserver.representation",
     "fileserver.conditional",
+    "fileserver.dates",
     "fileserver.negotiation",
     "fileserver.replies",
     "fileserver.heads",
@@ -168,7 +177,7 @@ IMPURE = {"os", "time", "socket", "threading", "io", "subprocess", "select", "se
 ALLOWED_IN_PURE = {
     "fileserver.names": {"os"},  # os.name
     "fileserver.admin": {"time"},  # strftime
-    "fileserver.conditional": {"time"},  # the present century
+    "fileserver.dates": {"time"},  # the present century
     "fileserver.heads": {"time"},  # the Date line
 }
 

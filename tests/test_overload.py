@@ -2,11 +2,13 @@
 
 import errno
 import json
+import math
 import re
 import signal
 import socket as native
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Sized
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -18,7 +20,7 @@ from gevent import socket
 from gevent.event import Event
 from gevent.server import StreamServer
 
-from fileserver import disk, server
+from fileserver import disk, server, traffic
 from fileserver.disk import Disk
 from fileserver.root import DiskFailure, Exhausted, FileError, Root
 from fileserver.server import Listener, Server
@@ -43,8 +45,6 @@ def limited(house: House, max_connections: int) -> Iterator[Server]:
         yield serving
     finally:
         serving.drain(0.0, Event())
-        assert serving._reaper is not None
-        serving._reaper.kill()
         with gevent.Timeout(20):
             wait_for(lambda: not house.site.traffic.connections)
 
@@ -156,7 +156,7 @@ def test_whose_request_has_just_arrived_does_not_have_to_leave(folder: Path) -> 
         one, two, three = idle_clients(house, serving.port, 3, opened)
         # No other greenlet runs before room is made.
         one.sendall(GET % b"-/health")
-        assert serving._make_room()
+        assert house.site.traffic.make_room()
         assert receive_all(two) == b""
         assert one.recv(4096).endswith(b"ok\n")
         for client in (one, three):
@@ -167,7 +167,7 @@ def test_who_has_hung_up_already_is_idle(folder: Path) -> None:
     with House(folder) as house, limited(house, 3) as serving, ExitStack() as opened:
         one, two = idle_clients(house, serving.port, 2, opened)
         one.shutdown(socket.SHUT_WR)
-        assert serving._make_room()
+        assert house.site.traffic.make_room()
         assert receive_all(one) == b""
         ask(two)
 
@@ -176,12 +176,12 @@ def test_who_has_hung_up_already_is_idle(folder: Path) -> None:
 def test_only_some_are_looked_at_to_find_one_that_is_idle(
     folder: Path, monkeypatch: pytest.MonkeyPatch, asking: int, is_found: bool
 ) -> None:
-    monkeypatch.setattr(server, "IDLE_LOOKED_AT", 3)
+    monkeypatch.setattr(traffic, "IDLE_LOOKED_AT", 3)
     with House(folder) as house, limited(house, 9) as serving, ExitStack() as opened:
         clients = idle_clients(house, serving.port, 4, opened)
         for client in clients[:asking]:
             client.sendall(GET % b"-/health")
-        assert serving._make_room() is is_found
+        assert house.site.traffic.make_room() is is_found
         for client in clients[:asking]:
             assert client.recv(4096).endswith(b"ok\n")
 
@@ -189,9 +189,9 @@ def test_only_some_are_looked_at_to_find_one_that_is_idle(
 def test_a_request_that_crosses_the_order_to_leave_is_answered_and_its_deadline_kept(folder: Path) -> None:
     with House(folder) as house, limited(house, 9) as serving, ExitStack() as opened:
         asked, begun = idle_clients(house, serving.port, 2, opened)
-        assert serving._make_room()
-        assert serving._make_room()
-        assert not serving._make_room(), "nobody is idle any more"
+        assert house.site.traffic.make_room()
+        assert house.site.traffic.make_room()
+        assert not house.site.traffic.make_room(), "nobody is idle any more"
         asked.sendall(GET % b"-/health")
         begun.sendall(UNFINISHED)
         answer = receive_all(asked)
@@ -201,6 +201,45 @@ def test_a_request_that_crosses_the_order_to_leave_is_answered_and_its_deadline_
         assert transport.deadline_s < 1e18
         transport.expire()
         assert receive_all(begun).startswith(b"HTTP/1.1 408")
+
+
+def test_a_request_that_comes_before_the_order_to_leave_takes_effect_is_the_last_and_its_deadline_kept(
+    folder: Path,
+) -> None:
+    """A busy loop asks the sockets again before it has run all that was scheduled, the order to leave last."""
+    with House(folder) as house, limited(house, 3) as serving, ExitStack() as opened:
+        (client,) = idle_clients(house, serving.port, 1, opened)
+        (transport,) = house.site.traffic.connections
+        loop = gevent.get_hub().loop
+        for _ in range(60):
+            loop.run_callback(time.sleep, 0.0005)
+        assert house.site.traffic.make_room()
+        client.sendall(UNFINISHED)
+        wait_for(lambda: transport.waiting is Waiting.REST_OF_REQUEST)
+        assert transport in house.site.traffic.connections
+        assert transport.deadline_s < math.inf
+        assert not house.site.traffic.leaving
+        client.sendall(b"\r\n")
+        answer = receive_all(client)
+        assert answer.startswith(b"HTTP/1.1 200")
+        assert b"\r\nConnection: close\r\n" in answer
+
+
+def test_a_stop_without_patience_cuts_answers_and_counts_no_others(folder: Path) -> None:
+    with House(folder) as house, limited(house, 9) as serving, ExitStack() as opened:
+        house.write("a", pattern(60 * CHUNK_BYTES))
+        idle = idle_clients(house, serving.port, 3, opened)
+        slow = opened.enter_context(connect(serving.port, LAST % b"a", receive_buffer=4096))
+        begun = opened.enter_context(connect(serving.port, UNFINISHED))
+        wait_for(
+            lambda: {one.waiting for one in house.site.traffic.connections} == set(Waiting) - {Waiting.NOTHING}
+        )
+        assert serving.drain(0.0, Event()) == 1
+        for client in idle:
+            assert receive_all(client) == b""
+        with pytest.raises(ConnectionResetError):
+            receive_all(slow)
+        assert begun.recv(4096).startswith(b"HTTP/1.1 408")
 
 
 def test_newcomers_push_each_other_out_and_nobody_hangs(folder: Path) -> None:
@@ -226,7 +265,7 @@ def test_a_crowd_that_comes_at_once_is_answered_one_way_or_the_other(folder: Pat
             assert statuses <= {b"200", b"503", b""}
             assert b"200" in statuses
         wait_for(lambda: not house.site.traffic.connections)
-        assert serving._turned_away == 0
+        assert not house.site.traffic.leaving
 
 
 def test_of_those_turned_away_only_some_linger(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -259,9 +298,9 @@ def test_who_was_turned_away_and_lingers_holds_no_place(folder: Path) -> None:
 def test_room_that_was_made_is_room_at_once(folder: Path) -> None:
     with House(folder) as house, limited(house, 2) as serving, ExitStack() as opened:
         _, stays = idle_clients(house, serving.port, 2, opened)
-        assert not serving._has_room()
-        assert serving._make_room()
-        assert serving._has_room()
+        assert not house.site.traffic.has_room(2)
+        assert house.site.traffic.make_room()
+        assert house.site.traffic.has_room(2)
         ask(stays)
 
 
@@ -318,6 +357,7 @@ def test_more_connections_than_there_are_descriptors_are_refused_in_one_line(fol
     assert re.match(r"gserver: 12 connections need more descriptors than the 140 allowed", done.stderr)
     with Program(folder, "--max-connections", "11", changes=allowed(140)) as program:
         assert program.get("/-/health")[0] == 200
+        assert "only 1 files can be open for 11 connections" in program.warnings
 
 
 @pytest.mark.parametrize(("descriptors", "clients"), [(140, 6), (129, 1), (100, 1)])
@@ -335,7 +375,7 @@ def test_who_says_nothing_gets_half_of_what_is_left_and_at_least_one(
 
 
 FEW = 60
-SHORTAGE = "; gserver.DESCRIPTORS_KEPT = 1; server.ACCEPT_PAUSE_S = 0.01"
+SHORTAGE = "; gserver.DESCRIPTORS_KEPT = -1; server.ACCEPT_PAUSE_S = 0.01"
 """With it, more clients are admitted than there are descriptors for."""
 
 
@@ -565,7 +605,7 @@ def capped(folder: Path, io: str) -> Iterator[Disk]:
     yield capped_disk
     capped_disk.close()
     root.close()
-    assert capped_disk._open_turns._free == 2
+    assert capped_disk._open_turns.free == 2
 
 
 def test_who_opens_more_files_than_may_be_open_waits_and_has_them_in_order(capped: Disk) -> None:
@@ -610,7 +650,7 @@ def test_an_open_that_need_not_wait_for_the_disk_overtakes_nobody_who_waits(fold
         two.release(waiting.get().descriptor)
         opened = two.open_cached("a", 100)
         assert opened is None or opened.first == b"content"
-        assert two._open_turns._free == 1
+        assert two._open_turns.free == 1
     finally:
         two.close()
         root.close()
@@ -649,7 +689,7 @@ def test_too_many_open_files_are_503_and_one_line_in_the_log(
         assert [record.getMessage().partition(":")[0] for record in caplog.records] == ["turned a request away"]
         house.disk._open_turns.give()
         assert get().endswith(b"content")
-    assert house.disk._open_turns._free == 1
+    assert house.disk._open_turns.free == 1
 
 
 def test_one_open_file_at_a_time_is_enough_for_everybody(folder: Path, io: str) -> None:
@@ -665,7 +705,7 @@ def test_one_open_file_at_a_time_is_enough_for_everybody(folder: Path, io: str) 
         gevent.joinall(answers, raise_error=True)
         for number, answer in enumerate(answers):
             assert answer.get().partition(b"\r\n\r\n")[2] == contents[number % 6]
-    assert house.disk._open_turns._free == 1
+    assert house.disk._open_turns.free == 1
 
 
 def missing(house: House) -> None:
@@ -843,7 +883,7 @@ def test_every_turn_comes_back_after(folder: Path, io: str, trouble: Callable[[H
     with House(folder, io=io, capacity=8 * CHUNK_BYTES) as house:
         house.disk._open_turns = Turns(3)
         trouble(house)
-    assert house.disk._open_turns._free == 3
+    assert house.disk._open_turns.free == 3
 
 
 def test_the_open_files_are_bounded_by_what_clients_leave_of_the_descriptors(folder: Path) -> None:
