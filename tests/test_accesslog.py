@@ -1,5 +1,6 @@
 """The access log: what a line is, that nobody waits for it, that what it loses is counted, and where it goes."""
 
+import errno
 import logging
 import os
 import re
@@ -795,3 +796,50 @@ def test_a_log_that_hangs_delays_neither_an_answer_nor_the_stop_for_long(folder:
             assert server.process.returncode == 0
     finally:
         os.close(reader)
+
+
+def test_a_log_that_cannot_be_closed_goes_on_in_the_new_file(
+    open_log: Callable[..., AccessLog],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    log = open_log()
+    close = accesslog._try_close
+
+    def failing(descriptor: int) -> OSError | None:
+        close(descriptor)
+        return OSError(errno.EIO, "the disk of the old log")
+
+    log.add(access(b"1"))
+    wait_for(lambda: not log._queued_bytes)
+    (tmp_path / "log").rename(tmp_path / "old")
+    monkeypatch.setattr(accesslog, "_try_close", failing)
+    log.reopen()
+    log.add(access(b"2"))
+    wait_for(lambda: not log._queued_bytes)
+    assert numbers(tmp_path / "old") == [1]
+    assert numbers(tmp_path / "log") == [2]
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+
+
+def test_a_pipe_that_nobody_reads_is_no_log_and_holds_nobody(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OSError, match="No such device"):
+        AccessLog(str(tmp_path / "pipe"))
+
+
+def test_the_word_to_go_on_is_no_byte_of_the_answer(folder: Path, tmp_path: Path) -> None:
+    with Program(folder, "--access-log", str(tmp_path / "log")) as server:
+        with server.connect() as client:
+            client.sendall(
+                b"POST /a HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+                b"Expect: 100-continue\r\nContent-Length: 2\r\n\r\n"
+            )
+            assert client.recv(4096) == b"HTTP/1.1 100 Continue\r\n\r\n"
+            client.sendall(b"ab")
+            answer = read_all(client)
+        server.stop()
+    (line,) = read_log(tmp_path / "log")
+    assert line.body_bytes == len(answer.partition(b"\r\n\r\n")[2])
+    assert line.bytes_sent == len(answer)

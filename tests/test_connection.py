@@ -331,6 +331,20 @@ def test_an_unexpected_error_is_logged_once_and_answered_500(
         assert [record.exc_info is not None for record in caplog.records] == [True]
 
 
+def test_the_operator_is_told_once_which_file_the_disk_failed_on(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with House(folder, io="pool") as house, house.serving() as port:
+        house.write("a", b"content")
+        house.root.before_open = house.fail("a")
+        for _ in range(3):
+            assert split(ask(port, LAST % b"a"))[0] == 500
+        assert split(ask(port, LAST % b"missing"))[0] == 404
+    (record,) = caplog.records
+    assert "'a'" in record.getMessage()
+    assert "EIO, said the test" in record.getMessage()
+
+
 def test_an_unexpected_error_in_the_middle_of_an_answer_is_a_reset_and_no_second_answer(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -809,12 +809,83 @@ def test_which_forms_there_are_is_known_for_a_while_and_no_longer(folder: Path) 
             assert form_of(accept(port, b"gzip, br")) == b"gzip"
             house.write("a.txt.br", b"as br")
             house.root.looks.clear()
-            house.clock.now_s += 1.99
+            house.clock.now_s += 0.99
             assert form_of(accept(port, b"gzip, br")) == b"gzip"
-            assert set(house.root.looks) <= {"a.txt.gz"}
-            house.clock.now_s += 0.01
+            assert house.root.looks == []
+            house.clock.now_s += 1.01
             assert form_of(accept(port, b"gzip, br")) == b"br"
             assert {"a.txt", "a.txt.br", "a.txt.zst"} <= set(house.root.looks)
+
+
+def test_from_half_of_its_time_on_a_request_begins_the_next_look_and_does_not_wait_for_it(folder: Path) -> None:
+    with House(folder, io="pool", revalidate_s=2) as house:
+        precompress(house, revalidate_s=2)
+        write_forms(house, b"gzip")
+        with house.serving() as port:
+            assert form_of(accept(port, b"gzip, br")) == b"gzip"
+            house.write("a.txt.br", b"as br")
+            house.fetch("a.txt.gz")
+            gate = Gate()
+            house.root.before_stat = lambda name: gate.wait()
+            house.clock.now_s += 1
+            assert form_of(accept(port, b"gzip, br")) == b"gzip"
+            wait_for(lambda: gate.waiting)
+            gate.open()
+            wait_for(lambda: "a.txt.zst" in house.root.looks and "a.txt.br" in house.root.looks)
+            for _ in range(10):
+                gevent.sleep(0.001)
+            looks = len(house.root.looks)
+            house.clock.now_s += 0.5
+            assert form_of(accept(port, b"gzip, br")) == b"br"
+            assert len(house.root.looks) <= looks + 1, "only the form itself is new"
+
+
+def test_a_known_form_is_served_from_memory_while_every_reader_waits_for_a_slow_disk(folder: Path) -> None:
+    with House(folder, io="pool", threads=2) as house:
+        precompress(house)
+        write_forms(house, b"gzip")
+        house.write("slow1", b"")
+        house.write("slow2", b"")
+        with house.serving() as port:
+            assert form_of(accept(port, b"gzip")) == b"gzip"
+            gate = Gate()
+            house.root.before_open = lambda name: gate.wait()
+            blocked = [connect(port, request(target=b"/slow%d" % number)) for number in (1, 2)]
+            wait_for(lambda: gate.waiting == 2)
+            house.clock.now_s += 5
+            answer = accept(port, b"gzip")
+            assert (form_of(answer), answer.fields[b"x-cache"]) == (b"gzip", b"HIT")
+            gate.open()
+            for client in blocked:
+                receive_all(client)
+                client.close()
+
+
+def test_the_time_that_siblings_are_believed_runs_from_when_the_look_began(folder: Path) -> None:
+    with House(folder) as house:
+        known = precompress(house)
+        write_forms(house, b"gzip")
+        began_s = house.clock()
+
+        def later(name: str) -> None:
+            house.clock.now_s += 0.4 * (name == "a.txt.zst")
+
+        house.root.cold.add("a.txt.zst")
+        house.root.before_stat = later
+        assert known.codings("a.txt") == {"gzip"}
+        assert house.clock() == began_s + 0.4
+        house.write("a.txt.br", b"as br")
+        house.clock.now_s = began_s + 1
+        assert known.codings("a.txt") == {"br", "gzip"}
+
+
+def test_an_empty_form_is_one_that_is_only_being_made(folder: Path) -> None:
+    with House(folder) as house:
+        precompress(house)
+        write_forms(house, b"gzip")
+        house.write("a.txt.gz", b"")
+        with house.serving() as port:
+            assert form_of(accept(port, b"gzip")) == b""
 
 
 def test_a_file_that_is_newer_than_its_forms_is_itself_again_after_a_while(folder: Path) -> None:

@@ -905,3 +905,20 @@ def test_the_open_files_are_bounded_by_what_clients_leave_of_the_descriptors(fol
         while json.loads(program.get("/-/stats")[2])["connections"] > 4:
             pass
         assert program.raw(b"GET /5 HTTP/1.0\r\nRange: bytes=0-9\r\n\r\n").endswith(bytes(10))
+
+
+def test_slow_readers_of_what_is_cached_leave_half_of_the_turns_to_those_who_need_one(folder: Path) -> None:
+    with House(folder) as house, house.serving(send_buffer=4096) as port, ExitStack() as opened:
+        if not house.root.knows_cached:
+            pytest.skip("this system does not say what it has in memory")
+        house.disk._open_turns = Turns(4)
+        for number in range(4):
+            house.write(f"hot{number}", pattern(6 * CHUNK_BYTES))
+            house.fetch(f"hot{number}")
+        house.write("cold", pattern(300_000))
+        slow = [connect(port, GET % b"hot%d" % number, receive_buffer=4096) for number in range(4)]
+        for client in slow:
+            opened.enter_context(client)
+        wait_for(lambda: [one.waiting for one in house.site.traffic.connections] == [Waiting.WRITABLE] * 4)
+        assert house.disk._open_turns.free == 2
+        assert house.fetch("cold") == ("miss", pattern(300_000))

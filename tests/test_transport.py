@@ -762,6 +762,27 @@ def test_a_tls_client_that_makes_tls_talk_and_reads_nothing_is_cut(ends: Ends) -
     theirs.close()
 
 
+def test_a_record_that_comes_in_many_pieces_is_understood_with_the_last_of_them(
+    ends: Ends, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for pieces in range(1, 3 * tls.TLS_TAKES_MAX):
+        ours, theirs = socket.socketpair()
+        served = TlsTransport(ours, ends.server)
+        shaking = gevent.spawn(served.handshake, 10.0)
+        client = Records(theirs, ends)
+        client.handshake()
+        shaking.get()
+        client.tls.write(b"content")
+        record = client._outgoing.read()
+        size = -(-len(record) // pieces)
+        coming = [record[start : start + size] for start in range(0, len(record), size)]
+        monkeypatch.setattr(TlsTransport, "_take", lambda _, coming=coming: coming.pop(0) if coming else None)
+        assert served.receive_now() == b"content"
+        monkeypatch.undo()
+        served.close()
+        theirs.close()
+
+
 def test_others_run_while_a_tls_client_asks_for_new_keys_without_end(
     folder: Path, ends: Ends, monkeypatch: pytest.MonkeyPatch
 ) -> None:
