@@ -17,6 +17,7 @@ TLS_PENDING_MAX = 4 * TLS_SEND_BYTES
 """Beyond it the client makes TLS itself answer and reads nothing."""
 TLS_TAKES_MAX = 4
 """Receives that may bring nothing but TLS's own messages before others get their turn."""
+NONE = memoryview(b"")
 
 CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
 """Of TLS 1.2 (those of 1.3 are all as good): with forward secrecy, and authenticated."""
@@ -46,7 +47,7 @@ class TlsTransport(Transport):
         super().__init__(client, **options)
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
-        self._ciphertext = memoryview(b"")
+        self._ciphertext = NONE
         self.send_bytes = TLS_SEND_BYTES
 
     def handshake(self, seconds: float) -> bool:
@@ -125,7 +126,8 @@ class TlsTransport(Transport):
         if self._outgoing.pending:
             self._ciphertext = memoryview(bytes(self._ciphertext) + self._outgoing.read())
         if self._ciphertext:
-            self._ciphertext = self._ciphertext[super().offer([self._ciphertext]) :]
+            rest = self._ciphertext[super().offer([self._ciphertext]) :]
+            self._ciphertext = rest if rest else NONE  # even an empty slice keeps all of it alive
         self.is_full = bool(self._ciphertext)
         if len(self._ciphertext) > TLS_PENDING_MAX:
             raise Gone

@@ -762,6 +762,21 @@ def test_a_tls_client_that_makes_tls_talk_and_reads_nothing_is_cut(ends: Ends) -
     theirs.close()
 
 
+def test_ciphertext_that_was_sent_is_not_kept(ends: Ends) -> None:
+    ours, theirs = socket.socketpair()
+    served = TlsTransport(ours, ends.server)
+    shaking = gevent.spawn(served.handshake, 10.0)
+    Records(theirs, ends).handshake()
+    shaking.get()
+    assert served.offer([bytes(tls.TLS_SEND_BYTES // 2)]) == tls.TLS_SEND_BYTES // 2
+    while served.is_full:
+        theirs.recv(1 << 16)
+        served.wait_writable()
+    assert len(served._ciphertext.obj) == 0
+    served.close()
+    theirs.close()
+
+
 def test_a_record_that_comes_in_many_pieces_is_understood_with_the_last_of_them(
     ends: Ends, monkeypatch: pytest.MonkeyPatch
 ) -> None:
