@@ -772,7 +772,7 @@ def test_ciphertext_that_was_sent_is_not_kept(ends: Ends) -> None:
     while served.is_full:
         theirs.recv(1 << 16)
         served.wait_writable()
-    assert len(served._ciphertext.obj) == 0
+    assert served._ciphertext.obj == b""
     served.close()
     theirs.close()
 
