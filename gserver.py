@@ -69,8 +69,8 @@ def main() -> int:
         print(f"gserver: {problem}", file=sys.stderr)
         return 1
     stop, at_once = Event(), Event()
-    on_signal("SIGTERM", lambda: at_once.set() if stop.is_set() else stop.set())
-    on_signal("SIGINT", lambda: at_once.set() if stop.is_set() else stop.set())
+    for name in ("SIGTERM", "SIGINT"):
+        on_signal(name, lambda: at_once.set() if stop.is_set() else stop.set())
     if arguments.tls_cert or arguments.token_file or arguments.access_log not in (None, "-"):
         wanted = Event()
         gevent.spawn(reload_whenever, wanted, arguments, site, server)

@@ -4,7 +4,6 @@ A line of the loop is a tuple in a bounded queue; formatting and writing happen 
 log on a slow disk loses lines, which are counted, and delays nobody.
 """
 
-import logging
 import os
 import re
 import time
@@ -27,8 +26,6 @@ SLICE = 100
 """Lines in one write call."""
 
 _UNSAFE = re.compile(rb"[^\x20\x21\x23-\x5b\x5d-\x7e]")
-
-log = logging.getLogger("gserver")
 
 
 class Access(NamedTuple):

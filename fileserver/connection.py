@@ -11,7 +11,7 @@ import gevent
 
 from fileserver import heads, site, wire
 from fileserver.accesslog import Access
-from fileserver.replies import Reply
+from fileserver.replies import Reply, one_line
 from fileserver.root import FileError
 from fileserver.store import Body
 from fileserver.transport import Buffer, Expired, Gone, Transport, Waiting
@@ -180,8 +180,7 @@ class Connection:
             reply = self._site.explain(problem)
             self._send_reply(reply, request, keep_alive)
         finally:
-            if self._site.access_log is not None:
-                self._log(reply, request.fields)
+            self._log(reply, request.fields)
         return keep_alive
 
     def _send_reply(self, reply: Reply, request: wire.Request, keep_alive: bool) -> None:
@@ -204,7 +203,7 @@ class Connection:
                 self._send_all(reply.content)
         except FileError as problem:
             reply = self._site.explain(problem)
-            self._send_all(b"ERROR " + reply.content)
+            self._send_all(one_line(reply).content)
         finally:
             self._log(reply)
 
@@ -213,12 +212,12 @@ class Connection:
         reply = self._site.refuse(problem)
         self._sent = self._head_bytes = 0
         if isinstance(problem, wire.OneLineError):
-            head, content = b"ERROR ", reply.content
+            answer = one_line(reply).content
         else:
             head = self._statuses[reply.status] + reply.fields + heads.connection_field(keep_alive=False, minor=1)
-            content, self._head_bytes = reply.content, len(head)
+            answer, self._head_bytes = head + reply.content, len(head)
         try:
-            self._send_all(head + content)
+            self._send_all(answer)
         except Gone:
             return False
         finally:

@@ -79,7 +79,7 @@ def parse() -> argparse.Namespace:
     add("--tls-cert", metavar="PEM", help="serve HTTPS with this certificate chain (reloaded on SIGHUP)")
     add("--tls-key", metavar="PEM", help="its private key (default: in the certificate's file)")
     add("--token-file", metavar="PATH", help="answer only who brings one of these tokens, one a line (SIGHUP)")
-    add("--access-log", metavar="PATH", help="Combined Log Format and more; - for stdout (reopened on SIGHUP)")
+    add("--access-log", metavar="PATH", help="Combined Log Format and more; - for stdout (SIGHUP reopens a file)")
     add(
         "--cache-control",
         metavar="VALUE",

@@ -68,6 +68,11 @@ def page(content: bytes, content_type: str, status: int = 200, fields: dict[str,
     return Reply(status, heads.fields(head | (fields or {})), content)
 
 
+def one_line(reply: Reply) -> Reply:
+    """An error in the one-line protocol."""
+    return reply._replace(content=b"ERROR " + reply.content)
+
+
 def cache_fields(outcome: Outcome, detail: str = "") -> bytes:
     """X-Cache and Cache-Status (RFC 9211): where the answer came from."""
     if outcome is Outcome.BYPASS:

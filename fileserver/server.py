@@ -83,9 +83,7 @@ class Server:
         log.info("accepting no more; a second signal stops at once")
         traffic.end_idle()
         _wait_until(lambda: not traffic.idle, END_S)
-        deadline_s = time.monotonic() + seconds
-        while traffic.connections and time.monotonic() < deadline_s and not at_once.is_set():
-            at_once.wait(min(0.05, max(0.0, deadline_s - time.monotonic())))
+        _wait_until(lambda: not traffic.connections or at_once.is_set(), seconds)
         cut = traffic.cut()
         _wait_until(lambda: not traffic.connections, END_S)
         if self._reaper is not None:

@@ -12,7 +12,7 @@ from fileserver.accesslog import AccessLog
 from fileserver.bursts import Burst
 from fileserver.files import Files
 from fileserver.precompressed import Precompressed
-from fileserver.replies import Reply, error, explain, page
+from fileserver.replies import Reply, error, explain, one_line, page
 from fileserver.store import Store
 from fileserver.tokens import Tokens
 from fileserver.traffic import Traffic
@@ -70,7 +70,7 @@ class Site:
         name = None
         try:
             if self.tokens is not None:
-                return _one_line(error(401, "a token is needed, and this protocol has no place for one"))
+                return one_line(error(401, "a token is needed, and this protocol has no place for one"))
             if line.name is None:
                 return page(self.about.list_text(), "")
             name = names.decode_name(line.name)
@@ -78,7 +78,7 @@ class Site:
                 raise root.NotFound("not a name")
             return self._files.whole(name)
         except root.FileError as problem:
-            return _one_line(self._why_not(problem, name))
+            return one_line(self._why_not(problem, name))
 
     def explain(self, problem: root.FileError) -> Reply:
         """The answer when a file cannot be read after all."""
@@ -185,10 +185,6 @@ def _cors_fields(origin: str | None) -> tuple[bytes, bytes]:
     }
     every = {"Access-Control-Allow-Origin": origin, "Access-Control-Expose-Headers": _EXPOSED}
     return heads.fields(every), heads.fields(options | preflight)
-
-
-def _one_line(reply: Reply) -> Reply:
-    return reply._replace(content=b"ERROR " + reply.content)
 
 
 def _is_reserved(name: str) -> bool:
