@@ -1,11 +1,13 @@
-# make serve [PORT=8080] [DIR=.]   make test   make coverage   make clean
+# make serve [PORT=8080] [DIR=.]   make test   make load   make corpus [CORPUS=corpus]   make coverage   make clean
 
 PORT ?= 8080
 DIR ?= .
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: serve test coverage clean
+CORPUS ?= corpus
+
+.PHONY: serve test load corpus coverage clean
 
 serve: .venv/ready
 	exec $(BIN)/python gserver.py $(PORT) "$(DIR)"
@@ -15,6 +17,13 @@ test: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/pytest
+	$(BIN)/python -m loadtest --short
+
+load: .venv/ready
+	$(BIN)/python -m loadtest
+
+corpus: .venv/ready
+	$(BIN)/python -m loadtest._corpus "$(CORPUS)"
 
 coverage: .venv/ready
 	$(BIN)/coverage run -m pytest -q

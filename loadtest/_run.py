@@ -1,0 +1,142 @@
+"""One process's part of a test: what there is to fetch, what was asked for on the command line, what was seen."""
+
+import json
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+from gevent.lock import Semaphore
+from locust.env import Environment
+
+from loadtest import _raw
+from loadtest._bodies import Versions
+from loadtest._catalog import Catalog, File, discovered, in_folder
+from loadtest._checks import ANSWER, FRESH, ORIGIN
+from loadtest._corpus import Published, parse_size, published
+from loadtest._evidence import CACHE_RESULTS, UNLABELLED, Broken, Evidence
+
+HOST = "http://127.0.0.1:8080"
+"""The server if `--host` names none."""
+
+CAPACITY = 64 << 20
+"""The cache of a server that does not say, and of which nobody says."""
+
+SECOND_LATE = 1.0
+"""How much older than the server's window an answer may be: a request may wait."""
+
+
+class Run:
+    """Shared by the users of a process. Methods that ask the server switch greenlets."""
+
+    def __init__(self, environment: Environment) -> None:
+        self.environment = environment
+        self.evidence = Evidence()
+        self.versions = Versions()
+        self.recent: deque[File] = deque(maxlen=64)
+        """Files that were just served, and so are most likely cached."""
+        self._labelled = False
+        self._catalog: Catalog | None = None
+        self._stats: dict[str, Any] | None = None
+        self._asking = Semaphore(1)
+
+    def begin(self) -> None:
+        """A test starts: nothing was seen yet, and there may be other files than last time."""
+        self.evidence = Evidence(on_broken=self.evidence.on_broken)
+        self.versions = Versions()
+        self.recent.clear()
+        self._labelled = False
+        self._catalog = self._stats = None
+
+    @property
+    def options(self) -> Any:
+        """The command line; on a worker, the master's as soon as a test begins."""
+        return self.environment.parsed_options
+
+    @property
+    def host(self) -> str:
+        """The server's URL."""
+        return (self.environment.host or HOST).rstrip("/")
+
+    @property
+    def corpus(self) -> Path | None:
+        """The corpus that the server serves, if it is on this machine."""
+        return Path(self.options.corpus) if self.options.corpus else None
+
+    def catalog(self) -> Catalog:
+        """What there is to fetch, looked up once. Raises Broken if there is nothing."""
+        with self._asking:
+            if self._catalog is None:
+                found = in_folder(self.corpus) if self.corpus else discovered(self._listing)
+                catalog = Catalog(found)
+                if not catalog.everything:
+                    raise Broken(ANSWER, f"{self.host} lists no files (JSON listings, or say --corpus DIR)")
+                self._catalog = catalog
+            if not any(file.seeded for file in self._catalog.everything):
+                self.evidence.unable["corpus"] = "no file of a corpus there"
+            return self._catalog
+
+    def _listing(self, path: str) -> dict[str, Any] | None:
+        """A folder's entries; None if it shows an index.html or is not listed."""
+        try:
+            answer, body = _raw.ask(self.host, path)
+        except _raw.FAILURES as error:
+            raise Broken(ANSWER, f"cannot list {path}: {error!r}") from error
+        if result := answer.headers.get("X-Cache"):  # a folder with an index.html shows that: a file answer
+            self.evidence.asks(len(body))
+            self.evidence.answers_with(result, len(body))
+        if answer.status != 200 or answer.headers.get_content_type() != "application/json":
+            return None
+        listing: dict[str, Any] = json.loads(body)
+        return listing if isinstance(listing, dict) else None
+
+    def stats(self) -> dict[str, Any]:
+        """What `/-/stats` said when it was first asked; empty where there is no such."""
+        with self._asking:
+            if self._stats is None:
+                try:
+                    answer, body = _raw.ask(self.host, "/-/stats")
+                    self._stats = json.loads(body) if answer.status == 200 else {}
+                except (*_raw.FAILURES, ValueError):
+                    return {}
+            return self._stats
+
+    def capacity(self) -> int:
+        """Bytes that the cache may hold: as said on the command line, else by the server, else 64 MiB."""
+        if self.options.capacity:
+            return parse_size(self.options.capacity)
+        return int(self.stats().get("capacity", CAPACITY))
+
+    def is_gserver(self) -> bool:
+        """Whether there is anything behind the file answers: LIST, and with it the rest of the protocol."""
+        return bool(self.stats())
+
+    def origin(self, result: str | None) -> str:
+        """The value of X-Cache; UNLABELLED from servers that never send it. Raises Broken."""
+        if result is None and not self._labelled:
+            return UNLABELLED
+        if result not in CACHE_RESULTS:
+            raise Broken(ORIGIN, f"X-Cache is {result!r}")
+        self._labelled = True
+        self.evidence.holds(ORIGIN)
+        return result
+
+    def served(self, file: File, result: str) -> None:
+        """The head of a file answer is there."""
+        self.evidence.answers_with(result, file.size, changes=file.live)
+        if result != "BYPASS" and not file.live and file.size:
+            self.recent.append(file)
+
+    def on_disk(self, file: File) -> Published | None:
+        """The version of a live file that is on the disk, if that is here to be seen."""
+        return published(self.corpus, file.name) if file.live and self.corpus else None
+
+    def is_fresh(self, file: File, version: int, seen: Published, asked_at_s: float) -> None:
+        """Compare a version served with what was on the disk before it was asked for. Raises Broken."""
+        late_s = asked_at_s - seen.at_s
+        if version < seen.version and late_s > self.options.revalidate + SECOND_LATE:
+            raise Broken(
+                FRESH,
+                f"{file.name}: version {version}, {late_s:.1f} s after {seen.version} had been renamed into place",
+            )
+        if late_s > self.options.revalidate + SECOND_LATE:
+            self.evidence.holds(FRESH)
