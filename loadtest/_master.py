@@ -38,16 +38,15 @@ class Master:
         self.run = run
         self.environment = environment
         self.runner = runner
-        self.watch = Watch(run)
         self.verdict = Verdict(())
         self._reports: dict[str, int] = {}
         self._stopping = False
         environment.process_exit_code = 1
-        plan = Plan(run)
-        plan.runner = runner
-        self.plan = plan
+        self.plan = Plan(run)
+        self.plan.runner = runner
+        self.watch = Watch(run, lambda: self.plan.phase)
         if environment.web_ui or run.options.shape != "none":
-            environment.shape_class = plan
+            environment.shape_class = self.plan
         if environment.web_ui:
             self._add_tab(environment.web_ui)
 
@@ -58,7 +57,7 @@ class Master:
         events.test_stopping.add_listener(self.stops)
         events.test_stop.add_listener(self.judges)
         events.quitting.add_listener(self.quits)
-        events.quit.add_listener(lambda **_: print(self.verdict))
+        events.quit.add_listener(self.says)
         events.worker_report.add_listener(self.is_told)
         self.run.evidence.on_broken = self.is_broken
 
@@ -108,7 +107,11 @@ class Master:
         if path := self.run.options.report:
             Path(path).write_text(self.page(), "utf-8")
         if not self.run.options.headless:
-            print(self.verdict)
+            self.says()
+
+    def says(self, **_: object) -> None:
+        """The summary, on standard output."""
+        print(self.verdict, *self.notes(), sep="\n", flush=True)
 
     def quits(self, **_: object) -> None:
         """Ctrl-C or SIGTERM in the middle of a test ends that first."""

@@ -13,7 +13,7 @@ MIB = 1 << 20
 WIDTH, HEIGHT, LEFT, TOP, GAP = 900, 120, 70, 26, 34
 """Of a panel, in SVG units: the plot, the room for its scale, for its title, and below it."""
 
-COLOURS = ("#2563eb", "#dc2626", "#059669", "#d97706", "#7c3aed", "#0891b2", "#db2777", "#65a30d")
+COLOURS = ("#2563eb", "#d97706", "#059669", "#dc2626", "#7c3aed", "#0891b2", "#db2777", "#65a30d")
 
 ROWS_MAX = 6
 """Latency is plotted for the rows with the most samples."""
@@ -28,7 +28,7 @@ table{border-collapse:collapse;font-size:.9rem}td{padding:.15rem 1rem .15rem 0;v
 
 _SVG_STYLE = """
 text{font:12px system-ui,sans-serif;fill:#333}.t{font-weight:600}.e{text-anchor:end}
-.a{stroke:#8886;fill:none}.l{fill:none;stroke-width:1.5}.c{stroke:#dc2626;stroke-dasharray:5 4}
+.a{stroke:#8886;fill:none}.l{fill:none;stroke-width:1.5}.c{stroke:#888;stroke-dasharray:5 4}
 @media(prefers-color-scheme:dark){text{fill:#ccc}}
 """.strip()
 
@@ -44,6 +44,8 @@ class Sample:
     users: int
     snapshot: Snapshot
     latency_ms: dict[str, tuple[float, float]] = field(default_factory=dict)
+    phase: str = ""
+    """Of the shape, where it has such."""
 
 
 def page(verdict: Verdict, samples: Sequence[Sample], capacity: int, notes: Sequence[str] = ()) -> str:
@@ -69,10 +71,11 @@ def plots(samples: Sequence[Sample], capacity: int) -> str:
     start = samples[0].at_s
     times = [sample.at_s - start for sample in samples]
     panels = [
-        panel("users", times[-1], {"users": [(t, s.users) for t, s in zip(times, samples, strict=True)]}),
+        panel("users", times[-1], {"users": [(t, s.users) for t, s in zip(times, samples, strict=True)]})
+        + phases(times, samples),
         panel("hit ratio, % of file answers", times[-1], {"hits": hit_ratio(times, samples)}, top=100),
         panel(
-            f"MiB in the cache (the line: {capacity / MIB:g})",
+            f"MiB in the cache (dashed: the capacity, {capacity / MIB:g})",
             times[-1],
             {
                 "cached": [(t, s.snapshot["cached"] / MIB) for t, s in zip(times, samples, strict=True)],
@@ -152,8 +155,18 @@ def panel(
             f'<polyline class="l" stroke="{colour}" points="{path}"><title>{escape(name)}</title></polyline>'
         )
     if len(lines) > 1:
-        for i, name in enumerate(lines):
-            drawn.append(
-                f'<text x="{120 + i * 130}" y="-9" style="fill:{COLOURS[i % len(COLOURS)]}">{escape(name)}</text>'
-            )
+        names = zip(lines, COLOURS, strict=False)
+        key = "  ".join(f'<tspan style="fill:{colour}">{escape(name)}</tspan>' for name, colour in names)
+        drawn.append(f'<text class="e" x="{WIDTH}" y="-9" xml:space="preserve">{key}</text>')
     return "".join(drawn)
+
+
+def phases(times: Sequence[float], samples: Sequence[Sample]) -> str:
+    """A mark and the name where a phase begins."""
+    marks = []
+    for i, sample in enumerate(samples):
+        if sample.phase and (not i or sample.phase != samples[i - 1].phase):
+            x = times[i] / times[-1] * WIDTH
+            marks.append(f'<path class="a" d="M{x:.1f} 0V{HEIGHT}"/>')
+            marks.append(f'<text x="{x + 4:.1f}" y="{HEIGHT - 6}">{escape(sample.phase)}</text>')
+    return "".join(marks)

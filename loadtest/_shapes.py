@@ -56,7 +56,7 @@ CLASSES = {
 
 
 class Plan(LoadTestShape):
-    """What `--shape` says. `ends` is set when it has come to its end, and its `notes` go into the summary."""
+    """What `--shape` says. Its `notes` go into the summary, `phase` is where it is."""
 
     use_common_options = True
     abstract = True  # not to be found by Locust: it is made for the option, with a run
@@ -66,11 +66,11 @@ class Plan(LoadTestShape):
         self.run = run
         self.notes: list[str] = []
         self._steps: list[tuple[int, float, float]] = []
-        self._phase = ""
+        self.phase = ""
 
     def reset_time(self) -> None:
         super().reset_time()
-        self.notes, self._steps, self._phase = [], [], ""
+        self.notes, self._steps, self.phase = [], [], ""
 
     def tick(self) -> Tick:
         """Users, spawn rate and classes for now; None at the end."""
@@ -110,9 +110,10 @@ class Plan(LoadTestShape):
         for phase in PRESSURE:
             begun += phase.time * whole_s
             if elapsed_s < begun:
-                users = round(self._users * phase.users) if self._phase == phase.name else 0
-                self._phase = phase.name
+                users = round(self._users * phase.users) if self.phase == phase.name else 0
+                self.phase = phase.name
                 return self._all(users, phase.classes)
+        self.phase = "drain"
         return self._all(0, frozenset()) if elapsed_s < whole_s else None
 
     def _soak(self, elapsed_s: float) -> Tick:

@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Callable
 from typing import Any
 
 import gevent
@@ -22,8 +23,9 @@ SETTLE_S = 10.0
 class Watch:
     """Looks while a test runs. `begin` and `end` frame it; both ask the server and switch greenlets."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, phase: Callable[[], str]) -> None:
         self.run = run
+        self._phase = phase
         self.samples: list[Sample] = []
         self._before: Snapshot | None = None
         self._looking: gevent.Greenlet[[], None] | None = None
@@ -61,7 +63,9 @@ class Watch:
         stored = self.run.evidence.bytes["stored"]
         for finding in _invariants.eviction(self._before or now, now, self._capacity, stored):
             self._report(finding)
-        self.samples.append(Sample(time.time(), self._users(), now, latencies(self.run.environment)))
+        self.samples.append(
+            Sample(time.time(), self._users(), now, latencies(self.run.environment), self._phase())
+        )
         return now
 
     def end(self) -> None:

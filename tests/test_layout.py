@@ -139,6 +139,78 @@ OURS = {
         "fileserver.tokens",
     },
     "gclient": set(),
+    "loadtest": set(),
+    "loadtest._corpus": set(),
+    "loadtest._checks": set(),
+    "loadtest._evidence": set(),
+    "loadtest._options": set(),
+    "loadtest._process": set(),
+    "loadtest._raw": set(),
+    "loadtest._catalog": {"loadtest._corpus"},
+    "loadtest._bodies": {"loadtest._catalog", "loadtest._checks", "loadtest._corpus", "loadtest._evidence"},
+    "loadtest._invariants": {"loadtest._checks", "loadtest._evidence", "loadtest._process"},
+    "loadtest._verdict": {"loadtest._checks", "loadtest._evidence"},
+    "loadtest._report": {"loadtest._invariants", "loadtest._verdict"},
+    "loadtest._run": {
+        "loadtest._bodies",
+        "loadtest._catalog",
+        "loadtest._checks",
+        "loadtest._corpus",
+        "loadtest._evidence",
+        "loadtest._raw",
+    },
+    "loadtest._visitor": {
+        "loadtest._bodies",
+        "loadtest._catalog",
+        "loadtest._checks",
+        "loadtest._evidence",
+        "loadtest._raw",
+        "loadtest._run",
+    },
+    "loadtest._users": {
+        "loadtest._bodies",
+        "loadtest._catalog",
+        "loadtest._checks",
+        "loadtest._corpus",
+        "loadtest._evidence",
+        "loadtest._run",
+        "loadtest._visitor",
+    },
+    "loadtest._raw_users": {
+        "loadtest._bodies",
+        "loadtest._catalog",
+        "loadtest._checks",
+        "loadtest._evidence",
+        "loadtest._raw",
+        "loadtest._visitor",
+    },
+    "loadtest._watch": {
+        "loadtest._checks",
+        "loadtest._evidence",
+        "loadtest._invariants",
+        "loadtest._process",
+        "loadtest._raw",
+        "loadtest._report",
+        "loadtest._run",
+    },
+    "loadtest._shapes": {"loadtest._run"},
+    "loadtest._master": {
+        "loadtest._evidence",
+        "loadtest._report",
+        "loadtest._run",
+        "loadtest._shapes",
+        "loadtest._verdict",
+        "loadtest._watch",
+    },
+    "loadtest.locustfile": {
+        "loadtest._master",
+        "loadtest._options",
+        "loadtest._raw_users",
+        "loadtest._run",
+        "loadtest._users",
+        "loadtest._visitor",
+    },
+    "loadtest.__main__": {"loadtest._corpus"},
 }
 
 OTHERS = {
@@ -159,6 +231,15 @@ OTHERS = {
     "fileserver.precompressed": {"gevent"},
     "fileserver.tls": {"gevent"},
     "fileserver.connection": {"gevent"},
+    "loadtest._options": {"locust"},
+    "loadtest._run": {"gevent", "locust"},
+    "loadtest._visitor": {"locust"},
+    "loadtest._users": {"locust"},
+    "loadtest._raw_users": {"locust"},
+    "loadtest._watch": {"gevent", "locust"},
+    "loadtest._shapes": {"locust"},
+    "loadtest._master": {"flask", "gevent", "locust"},  # flask makes Locust's web UI
+    "loadtest.locustfile": {"locust"},
 }
 """What is neither ours nor the standard library's."""
 
@@ -172,6 +253,12 @@ PURE = (
     "fileserver.negotiation",
     "fileserver.replies",
     "fileserver.heads",
+    "loadtest._checks",
+    "loadtest._evidence",
+    "loadtest._bodies",
+    "loadtest._invariants",
+    "loadtest._verdict",
+    "loadtest._report",
 )
 IMPURE = {"os", "time", "socket", "threading", "io", "subprocess", "select", "selectors", "asyncio"}
 ALLOWED_IN_PURE = {
@@ -182,9 +269,12 @@ ALLOWED_IN_PURE = {
 }
 
 
+PACKAGES = ("lrucache", "fileserver", "loadtest")
+
+
 def modules() -> dict[str, Path]:
     found = {name: PROJECT / f"{name}.py" for name in ("gserver", "gclient")}
-    for package in ("lrucache", "fileserver"):
+    for package in PACKAGES:
         for path in sorted((PROJECT / package).rglob("*.py")):
             found[".".join(path.relative_to(PROJECT).with_suffix("").parts).removesuffix(".__init__")] = path
     return found
@@ -209,8 +299,8 @@ def test_a_room_imports_only_what_the_table_allows(module: str) -> None:
     known = modules()
     found = imports(known[module], known)
     top = {name.partition(".")[0] for name in found}
-    assert {name for name in found if name.partition(".")[0] in ("lrucache", "fileserver")} == OURS[module]
-    foreign = {name for name in top if name not in sys.stdlib_module_names} - {"lrucache", "fileserver"}
+    assert {name for name in found if name.partition(".")[0] in PACKAGES} == OURS[module]
+    foreign = {name for name in top if name not in sys.stdlib_module_names} - set(PACKAGES)
     assert foreign == OTHERS.get(module, set())
 
 
