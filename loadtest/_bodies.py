@@ -32,7 +32,10 @@ class Versions:
 
 
 class Body:
-    """Bytes [start, start + length) of a file, fed in pieces; `end` says whether all were there."""
+    """Bytes [start, start + length) of a file, fed in pieces; `end` says whether all were there.
+
+    Of a live file only from its beginning, for there its version stands.
+    """
 
     def __init__(self, file: File, start: int, length: int) -> None:
         self._file = file
@@ -41,6 +44,8 @@ class Body:
         self._digest = hashlib.sha256()
         self._name = file.name
         """What the content is a function of: the name, for a live file with its version."""
+        self._first = b""
+        """Of a live file, what came of its first line."""
         self.version: int | None = None
 
     def feed(self, piece: bytes) -> None:
@@ -61,12 +66,16 @@ class Body:
 
     def _compare(self, piece: bytes) -> None:
         start = self._offset
-        if self._file.live and start == 0:
-            self.version = _corpus.version_of(piece)
+        if self._file.live and self.version is None:
+            rest = _corpus.VERSION_BYTES - len(self._first)
+            self._first, piece = self._first + piece[:rest], piece[rest:]
+            if len(self._first) < _corpus.VERSION_BYTES:
+                return
+            self.version = _corpus.version_of(self._first)
             if self.version is None:
                 raise Broken(CONTENT, f"{self._file.name} does not begin with a version number")
             self._name = f"{self._file.name}\n{self.version}"
-            start, piece = _corpus.VERSION_BYTES, piece[_corpus.VERSION_BYTES :]
+            start = _corpus.VERSION_BYTES
         expected = _corpus.content(self._name, start, start + len(piece))
         if piece != expected:
             at = next(i for i, pair in enumerate(zip(piece, expected, strict=True)) if pair[0] != pair[1])

@@ -19,6 +19,9 @@ from loadtest._corpus import LIVE, STAMPEDE, size_of
 FILES_MAX = 100_000
 """Files that are discovered at most; the rest of a larger tree is left alone."""
 
+FOLDERS_MAX = 10_000
+"""Folders that are asked for at most: links may make a tree endless."""
+
 ZIPF_EXPONENT = 0.9
 """Of web traces, 0.64 to 0.83 (Breslau et al., INFOCOM 1999); of content networks, about 1."""
 
@@ -78,31 +81,34 @@ class Catalog:
         return self.ranked[bisect(self._weights, chance.random() * self._weights[-1])]
 
     def worst_for_relocate(self, capacity: int) -> tuple[File, list[File]] | None:
-        """The largest file that fits, and newcomers, each larger than the one before; None without them."""
+        """The largest file that fits, and newcomers, none smaller than the one before; None without them."""
         fitting = sorted(
-            (file for file in self.everything if 0 < file.size <= capacity), key=lambda file: file.size
+            (file for file in self.everything if 0 < file.size <= capacity and not file.live),
+            key=lambda file: file.size,
         )
-        if len(fitting) < 2:
-            return None
-        hot = fitting[-1]
-        return hot, [file for file in fitting if file.size <= hot.size // 8 and not file.live]
+        newcomers = [file for file in fitting if file.size <= fitting[-1].size // 8]
+        return (fitting[-1], newcomers) if newcomers else None
 
 
 def in_folder(directory: Path) -> Iterator[File]:
-    """The files below `directory` on this machine that a server would serve: regular, and not hidden."""
+    """The files below `directory` on this machine that a server would serve: regular, not hidden, UTF-8."""
     for folder, below, names in os.walk(directory):
-        below[:] = [name for name in below if not name.startswith(".")]
-        for name in names:
+        below[:] = [name for name in below if _is_served(name) and (name != "-" or Path(folder) != directory)]
+        for name in filter(_is_served, names):
             path = Path(folder, name)
-            if not name.startswith(".") and path.is_file():
+            if path.is_file():
                 yield file_of(path.relative_to(directory).as_posix(), path.stat().st_size)
+
+
+def _is_served(name: str) -> bool:
+    return not name.startswith(".") and not any("\udc80" <= letter <= "\udcff" for letter in name)
 
 
 def discovered(ask: Callable[[str], dict[str, Any] | None]) -> Iterator[File]:
     """The files of a server, folder by folder. `ask` gives a folder's JSON listing; None where it has none."""
-    folders, found = [""], 0
-    while folders and found < FILES_MAX:
-        folder = folders.pop()
+    folders, found, asked = [""], 0, 0
+    while folders and found < FILES_MAX and asked < FOLDERS_MAX:
+        folder, asked = folders.pop(), asked + 1
         listing = ask("/" + quote(folder))
         for entry in (listing or {}).get("entries", ()):
             if entry["type"] == "folder":

@@ -31,7 +31,6 @@ WRITTEN_AT = 1_767_225_600
 """Time stamp of the files that never change, 2026-01-01: a server need not take them for young."""
 
 _SEEDED = re.compile(r"\.(0|[1-9][0-9]*)\.seeded\Z")
-_TOP = re.compile(r"[0-9a-f]{2}|live|stampede|large|empty\.0\.seeded")
 _WORDS = ("plain", "two words", "naïve café", "日本語", "100% sure", "a+b&c=d", "semi;colon", "it's #1?")
 
 MIB = 1 << 20
@@ -111,6 +110,11 @@ def _twice(name: str) -> bytes:
     return base + base
 
 
+def _aside(path: Path) -> Path:
+    """Where the next version is written: hidden, and in the same folder."""
+    return path.with_name("." + path.name)
+
+
 @dataclass(frozen=True, slots=True)
 class Published:
     """The version of a live file on the disk, and the second since the epoch in which it came there."""
@@ -123,7 +127,7 @@ def publish(directory: Path, name: str) -> int:
     """Rename the next version of a live file into place; its number. One publisher at a time."""
     path = directory / name
     version = published(directory, name).version + 1
-    aside = path.with_name("." + path.name)
+    aside = _aside(path)
     aside.write_bytes(live_content(name, version))
     aside.replace(path)
     return version
@@ -139,10 +143,13 @@ def published(directory: Path, name: str) -> Published:
 def write(directory: Path, corpus: Corpus) -> int:
     """Make the files; their bytes. Raises FileExistsError if the folder holds anything else."""
     directory.mkdir(parents=True, exist_ok=True)
-    if others := [path.name for path in directory.iterdir() if not _TOP.fullmatch(path.name)]:
-        raise FileExistsError(f"{directory} holds other files ({others[0]}); a corpus wants an empty folder")
+    names = corpus.names()
+    ours = {path for name in names for path in (directory / name, _aside(directory / name))}
+    if others := {path for path in directory.rglob("*") if not path.is_dir()} - ours:
+        other = min(others).relative_to(directory)
+        raise FileExistsError(f"{directory} holds other files ({other}); a corpus wants an empty folder")
     total = 0
-    for name in corpus.names():
+    for name in names:
         path = directory / name
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("wb") as file:
@@ -164,19 +171,29 @@ def _pieces(name: str) -> Iterator[bytes]:
 
 def parse_size(text: str) -> int:
     """Bytes of `64MiB`, `1GiB`, `100KiB` or `4096`. Raises ValueError."""
-    match = re.fullmatch(r"([0-9]+) *(?:([KMG])i?B?|B?)", text.strip(), re.IGNORECASE)
+    match = re.fullmatch(r"([0-9]+) *(?:([KMG])i?B?|B?)", text.strip(), re.IGNORECASE | re.ASCII)
     if not match:
         raise ValueError(f"not a size: {text!r} (64MiB, 1GiB, 4096)")
     return int(match[1]) << {"": 0, "K": 10, "M": 20, "G": 30}[(match[2] or "").upper()]
+
+
+def size_argument(text: str) -> int:
+    """`parse_size` for a command line, which shows what is wrong."""
+    try:
+        return parse_size(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m loadtest._corpus", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("directory", type=Path, metavar="DIR")
-    parser.add_argument("--size", type=parse_size, default=DEFAULT.size, help="bytes in all (512MiB)")
+    parser.add_argument("--size", type=size_argument, default=DEFAULT.size, help="bytes in all (512MiB)")
     parser.add_argument("--files", type=int, default=DEFAULT.files, help="files in all (4000)")
-    parser.add_argument("--capacity", type=parse_size, default=DEFAULT.capacity, help="the server's cache (64MiB)")
+    parser.add_argument(
+        "--capacity", type=size_argument, default=DEFAULT.capacity, help="the server's cache (64MiB)"
+    )
     options = parser.parse_args()
     corpus = Corpus(options.size, options.files, options.capacity)
     try:

@@ -1,7 +1,6 @@
 """What was seen to hold, what was seen to break, and what was counted: kept by each process, merged on the master.
 
-The names of the checks stand here, because users (on workers), the watch (on the master) and the verdict speak of
-the same ones. Pure: plain counters and dictionaries, so that Locust's reports can carry them.
+Pure: plain counters and dictionaries, so that Locust's reports can carry them.
 """
 
 from collections import Counter

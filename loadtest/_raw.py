@@ -14,22 +14,31 @@ FAILURES = (OSError, HTTPException)
 def connect(host: str, receive_buffer: int = 0) -> socket.socket:
     """A connection to `host`, an URL as Locust has it; TLS without looking at the certificate, as Locust's own.
 
-    `receive_buffer` is in bytes, set first so that the window is small from the start. The caller closes it.
+    `receive_buffer` is in bytes, set first so that the window is small from the start. A name may have several
+    addresses (localhost: ::1 and 127.0.0.1); the first that answers is taken. The caller closes it.
     Raises OSError.
     """
     url = urlsplit(host)
-    address = (url.hostname or "127.0.0.1", url.port or {"https": 443}.get(url.scheme, 80))
-    family, _, _, _, resolved = socket.getaddrinfo(*address, type=socket.SOCK_STREAM)[0]
-    client = socket.socket(family, socket.SOCK_STREAM)
     try:
-        client.settimeout(TIMEOUT_S)
-        if receive_buffer:
-            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-        client.connect(resolved)
-        return _wrapped(client, url.hostname) if url.scheme == "https" else client
-    except BaseException:
-        client.close()
-        raise
+        address = (url.hostname or "127.0.0.1", url.port or {"https": 443}.get(url.scheme, 80))
+    except ValueError as error:
+        raise OSError(f"{host}: {error}") from error
+    refused: OSError | None = None
+    for family, _, _, _, resolved in socket.getaddrinfo(*address, type=socket.SOCK_STREAM):
+        client = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            client.settimeout(TIMEOUT_S)
+            if receive_buffer:
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+            client.connect(resolved)
+            return _wrapped(client, url.hostname) if url.scheme == "https" else client
+        except OSError as error:
+            refused = error
+            client.close()
+        except BaseException:
+            client.close()
+            raise
+    raise refused or OSError(f"{url.hostname} has no address")
 
 
 def _wrapped(client: socket.socket, name: str | None) -> socket.socket:
@@ -63,6 +72,6 @@ def ask(host: str, path: str, accept: str = "application/json", method: str = "G
 def receive_all(client: socket.socket, at_most: int) -> bytes:
     """Everything until the server closes, or a byte more than `at_most`. Raises OSError."""
     received = bytearray()
-    while len(received) <= at_most and (piece := client.recv(1 << 16)):
+    while len(received) <= at_most and (piece := client.recv(min(1 << 16, at_most + 1 - len(received)))):
         received += piece
     return bytes(received)

@@ -104,7 +104,7 @@ class Stampede(RawGuest):
 class SlowReader(RawGuest):
     """Reads a huge file through a small window at 32 KiB a second for a while, and then the rest."""
 
-    weight = 2
+    weight = 6
     wait_time = between(0.1, 1.0)
 
     def unable(self) -> str:

@@ -66,7 +66,7 @@ def page(verdict: Verdict, samples: Sequence[Sample], capacity: int, notes: Sequ
 
 def plots(samples: Sequence[Sample], capacity: int) -> str:
     """Users, hit ratio, cached bytes against the capacity, evictions a second, latency: one SVG."""
-    if len(samples) < 2:
+    if len(samples) < 2 or samples[-1].at_s <= samples[0].at_s:
         return "<p>Too few samples to plot.</p>"
     start = samples[0].at_s
     times = [sample.at_s - start for sample in samples]

@@ -81,7 +81,8 @@ class Run:
             answer, body = _raw.ask(self.host, path)
         except _raw.FAILURES as error:
             raise Broken(ANSWER, f"cannot list {path}: {error!r}") from error
-        if result := answer.headers.get("X-Cache"):  # a folder with an index.html shows that: a file answer
+        result = answer.headers.get("X-Cache")
+        if result in CACHE_RESULTS:  # a folder with an index.html shows that: a file answer
             self.evidence.asks(len(body))
             self.evidence.answers_with(result, len(body))
         if answer.status != 200 or answer.headers.get_content_type() != "application/json":
