@@ -38,6 +38,7 @@ MEMORY = "RSS below its bound"
 AGREES = "the server counts what the users counted"
 LEAVES = "descriptors and connections fall back"
 NO_READS = "a hit reads no file"
+ONE_READ = "a stampede reads its file once"
 
 READERS = frozenset({"Reader", "Scanner", "Resumer"})
 
@@ -83,4 +84,5 @@ CHECKS = (
     Check(AGREES, needs="stats"),
     Check(LEAVES, needs="stats"),
     Check(NO_READS, needs="pid"),
+    Check(ONE_READ, needs="pid"),
 )

@@ -31,16 +31,24 @@ class Snapshot:
     """`/-/cache?format=json` at one instant, and the process if that can be seen. Raises KeyError, TypeError."""
 
     stats: dict[str, Any]
-    sizes: tuple[int, ...]
+    entries: tuple[tuple[str, int], ...]
+    """(name, size) of each."""
     process: Process | None = None
 
     @classmethod
     def of(cls, document: dict[str, Any], process: Process | None) -> "Snapshot":
         """From the JSON of the server."""
-        return cls(document["stats"], tuple(int(entry["size"]) for entry in document["entries"]), process)
+        return cls(
+            document["stats"], tuple((entry["name"], int(entry["size"])) for entry in document["entries"]), process
+        )
 
     def __getitem__(self, counter: str) -> int:
         return int(self.stats[counter])
+
+    @property
+    def names(self) -> set[str]:
+        """Of the cached files."""
+        return {name for name, _ in self.entries}
 
     @property
     def rss(self) -> int:
@@ -75,9 +83,12 @@ def at_one_instant(now: Snapshot, capacity: int) -> Iterator[Finding]:
     yield judged(checks.PEAK, now["peak"] <= capacity, f"the peak is {now['peak']:,}, of {capacity:,}")
     yield judged(checks.VIOLATIONS, now["violations"] == 0, f"the server counted {now['violations']}")
     yield judged(
-        checks.ENTRIES, now["entries"] == len(now.sizes), f"{now['entries']} counted, {len(now.sizes)} are listed"
+        checks.ENTRIES,
+        now["entries"] == len(now.entries),
+        f"{now['entries']} counted, {len(now.entries)} are listed",
     )
-    yield judged(checks.SUM, sum(now.sizes) == cached, f"{sum(now.sizes):,} listed, {cached:,} cached")
+    listed = sum(size for _, size in now.entries)
+    yield judged(checks.SUM, listed == cached, f"{listed:,} listed, {cached:,} cached")
     parts = [now[counter] for counter in ("hits", "misses", "coalesced", "bypasses")]
     yield judged(
         checks.RESULTS,
@@ -139,3 +150,18 @@ def reads(before: Snapshot, after: Snapshot, seen: Evidence) -> Iterator[Finding
         read <= explained,
         f"{read:,} bytes were read, misses and bypasses explain {explained:,}: some called HIT was read",
     )
+
+
+def again(origins: list[str | None], size: int, read: int) -> Finding:
+    """Whether one file of `size` bytes, asked for while nobody else asks, was `read` only when it was no hit."""
+    hits = origins.count(HIT)
+    return judged(
+        checks.NO_READS,
+        read <= (len(origins) - hits + 1) * size,
+        f"{read:,} bytes were read for {hits} hits of {size:,} bytes: called HIT, and read",
+    )
+
+
+def at_once(name: str, size: int, read: int) -> Finding:
+    """Whether a cold file that many asked for at once, while nobody else asked, was `read` no more than once."""
+    return judged(checks.ONE_READ, read < 2 * size, f"{read:,} bytes were read of {name}, which has {size:,}")

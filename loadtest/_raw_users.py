@@ -124,10 +124,13 @@ class SlowReader(RawGuest):
             answer = _raw.response(client)
             row["name"] = f"slow {self.head(answer, file).lower()} {size_class(file.size)}"
             body = Body(file, 0, answer.length or 0)
-            for _ in range(max(2, self.test.options.seconds // 12)):
-                body.feed(answer.read(32 * KIB))
-                time.sleep(1)
-            self.rest(answer, file, body)
+            try:
+                for _ in range(max(2, self.test.options.seconds // 12)):
+                    body.feed(answer.read(32 * KIB))
+                    time.sleep(1)
+                self.rest(answer, file, body)
+            except _raw.FAILURES as error:
+                raise Broken(SLOW, f"{file.name} was cut: {error!r}") from error
             row["length"] = file.size
             self.test.evidence.holds(SLOW)
 

@@ -33,6 +33,9 @@ RECENT = 8
 
 HOT_SHARE = 0.2
 
+ANOTHER_VERSION = {"If-None-Match": '"other"', "If-Range": '"other"', "Range": "bytes=0-0"}
+"""What somebody sends who has the beginning of a version that is no more: it is answered with the whole file."""
+
 
 class Reader(Visitor):
     """Reads popular files again and again. In the shape `relocate-worst`, one hot file among growing newcomers."""
@@ -105,8 +108,9 @@ class Lister(Visitor):
         if listed is None:
             return
         still = [name for name in listed if not self.changes(name)]
+        strange = [name for name in still if name not in self.catalog.by_name]
         if still:
-            self.agree(self.chance.choice(still), EXISTS, listed)
+            self.agree(self.chance.choice(strange or still), EXISTS, listed)
         for name in {file.name for file in list(self.test.recent)[-RECENT:]}:
             if name in listed:
                 self.test.evidence.holds(WHOLE)
@@ -196,7 +200,7 @@ class Resumer(Visitor):
     @tag("resume")
     @task
     def resume(self) -> None:
-        """Two ranges, one condition, one range beyond the end."""
+        """Two ranges, one condition, one range beyond the end, and the whole, for who holds another version."""
         file = self.chance.choice(self.files)
         body = Body(file, 0, file.size)
         half = self.chance.randrange(1, file.size)
@@ -204,6 +208,7 @@ class Resumer(Visitor):
         if etag and self.part(file, body, half, file.size, etag):
             self.condition(file, etag)
             self.beyond(file)
+            self.fetch(file, ANOTHER_VERSION)
 
     def part(self, file: File, body: Body, start: int, stop: int, etag: str) -> str | None:
         """Bytes [start, stop), fed to `body`; the ETag, or None if they did not come, or of another version."""

@@ -119,15 +119,21 @@ class Visitor(Guest, FastHttpUser):
             else:
                 answer.success()
                 self.succeeds()
+            finally:
+                if stream and answer.status_code:
+                    answer.release()  # or what broke keeps its traceback, and with it a connection half read
             if stream:
                 answer.request_meta["response_time"] = (time.perf_counter() - started) * 1000
 
-    def fetch(self, file: File) -> str:
-        """GET the whole file and check every byte; where it came from, or `""` if it did not come."""
+    def fetch(self, file: File, fields: Mapping[str, str] | None = None) -> str:
+        """GET the whole file and check every byte; where it came from, or `""` if it did not come.
+
+        `fields` are of the request, and must not make it another answer.
+        """
         seen, asked_at_s = self.test.on_disk(file), time.time()
         stream = file.size > STREAM_ABOVE
         self.test.evidence.asks(file.size)
-        with self.asking(file.path, f"failed {size_class(file.size)}", stream=stream) as answer:
+        with self.asking(file.path, f"failed {size_class(file.size)}", fields, stream=stream) as answer:
             origin = self.file_answer(answer, file)
             if answer.status_code != 200:
                 raise Broken(ANSWER, f"{file.path}: status {answer.status_code}")

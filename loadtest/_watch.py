@@ -8,8 +8,8 @@ from typing import Any
 import gevent
 from locust.env import Environment
 
-from loadtest import _invariants, _process, _raw
-from loadtest._checks import ONE_INSTANT
+from loadtest import _invariants, _process, _quiet, _raw
+from loadtest._checks import NO_READS, ONE_INSTANT
 from loadtest._evidence import Broken
 from loadtest._invariants import Finding, Snapshot
 from loadtest._report import Sample
@@ -87,6 +87,17 @@ class Watch:
             self._report(finding)
         for finding in _invariants.reads(self._before, after, self.run.evidence):
             self._report(finding)
+        if pid := self.run.options.pid:
+            self._ask_in_quiet(after, pid)
+
+    def _ask_in_quiet(self, after: Snapshot, pid: int) -> None:
+        """What the server reads for hits and for a stampede, now that nobody else asks."""
+        self.run.evidence.unable["pid"] = "no file to ask for"
+        try:
+            for finding in _quiet.findings(self.run, after, pid):
+                self._report(finding)
+        except (*_raw.FAILURES, Broken) as error:
+            self._report(Finding(NO_READS, f"{error!r}"))
 
     def _users(self) -> int:
         runner = self.run.environment.runner

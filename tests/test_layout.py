@@ -184,10 +184,18 @@ OURS = {
         "loadtest._raw",
         "loadtest._visitor",
     },
+    "loadtest._quiet": {
+        "loadtest._catalog",
+        "loadtest._invariants",
+        "loadtest._process",
+        "loadtest._raw",
+        "loadtest._run",
+    },
     "loadtest._watch": {
         "loadtest._checks",
         "loadtest._evidence",
         "loadtest._invariants",
+        "loadtest._quiet",
         "loadtest._process",
         "loadtest._raw",
         "loadtest._report",

@@ -23,7 +23,9 @@ from loadtest._invariants import (
     READS_SLACK_BYTES,
     Finding,
     Snapshot,
+    again,
     agreement,
+    at_once,
     at_one_instant,
     departure,
     eviction,
@@ -58,7 +60,7 @@ BOUND = CAPACITY + PROGRAM_BYTES + 3 * ENTRY_BYTES + 4 * CONNECTION_BYTES
 
 def snapshot(*, sizes: tuple[int, ...] = SIZES, process: Process | None = None, **changes: int) -> Snapshot:
     """A good one, but for the changes."""
-    return Snapshot({**GOOD, **changes}, sizes, process)
+    return Snapshot({**GOOD, **changes}, tuple((f"{i}", size) for i, size in enumerate(sizes)), process)
 
 
 def wrong(findings: Any) -> dict[str, str]:
@@ -72,7 +74,7 @@ def wrong(findings: Any) -> dict[str, str]:
 def test_a_snapshot_is_made_of_the_servers_json() -> None:
     entries = [{"name": "a", "size": 100, "hits": 2}, {"name": "b", "size": 200}]
     now = Snapshot.of({"stats": GOOD, "entries": entries}, Process(1, 2, 3))
-    assert now == Snapshot(GOOD, (100, 200), Process(1, 2, 3))
+    assert now == Snapshot(GOOD, (("a", 100), ("b", 200)), Process(1, 2, 3))
     assert now["cached"] == 600
 
 
@@ -98,7 +100,7 @@ def test_a_wrong_document_is_no_snapshot(document: Any, error: type[Exception]) 
 def test_a_counter_that_is_missing_is_an_error_and_no_finding_that_holds(missing: str) -> None:
     stats = {name: value for name, value in GOOD.items() if name != missing}
     with pytest.raises(KeyError):
-        list(at_one_instant(Snapshot(stats, SIZES), CAPACITY))
+        list(at_one_instant(Snapshot(stats, snapshot().entries), CAPACITY))
 
 
 def test_resident_bytes_and_descriptors_are_the_kernels_if_it_was_asked() -> None:
@@ -374,6 +376,21 @@ def test_reads_are_explained_by_misses_and_what_was_cut_and_a_little_slack(act: 
 )
 def test_without_a_process_nothing_is_said_of_reads(before: Snapshot, after: Snapshot) -> None:
     assert list(reads(before, after, Evidence())) == []
+
+
+def test_a_file_asked_for_again_is_read_once_and_for_each_answer_that_is_no_hit() -> None:
+    origins: list[str | None] = [HIT, MISS, HIT, None]
+    assert again(origins, 1000, 3000) == Finding(checks.NO_READS)
+    found = again(origins, 1000, 3001)
+    assert found.check == checks.NO_READS
+    assert found.wrong == "3,001 bytes were read for 2 hits of 1,000 bytes: called HIT, and read"
+
+
+def test_a_stampede_reads_its_file_less_than_twice() -> None:
+    assert at_once("a.bin", 1000, 1999) == Finding(checks.ONE_READ)
+    assert at_once("a.bin", 1000, 2000) == Finding(
+        checks.ONE_READ, "2,000 bytes were read of a.bin, which has 1,000"
+    )
 
 
 # The list of checks
@@ -698,7 +715,8 @@ def test_a_real_server_is_seen_by_the_kernel_as_it_sees_itself(tmp_path: Path) -
         _, _, body = server.get("/-/cache?format=json")
         now = Snapshot.of(json.loads(body), _process.look(server.process.pid))
         assert wrong(at_one_instant(now, 64 << 20)) == {}
-        assert now.sizes == (1000,)
+        assert now.entries == (("a.txt", 1000),)
+        assert now.names == {"a.txt"}
         assert now.process is not None
         assert abs(now.descriptors - now["open_fds"]) <= DESCRIPTORS_SLACK
         assert now["rss_bytes"] / 2 < now.rss < now["rss_bytes"] * 2

@@ -1,0 +1,64 @@
+"""What the server reads from its disk when nobody else is there: exact, where a whole test can only be estimated.
+
+The kernel counts what the process reads (`--pid`), so the server has no say in it.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+
+from loadtest import _invariants, _process, _raw
+from loadtest._catalog import KIB, MIB, File
+from loadtest._invariants import Finding, Snapshot
+from loadtest._run import Run
+
+AGAIN = 32
+"""How often a cached file is asked for."""
+
+TOGETHER = 25
+"""How many ask for a cold one at once."""
+
+LONGEST = 512 * KIB
+"""Of a cached file: what one send can take. The rest of a longer one might be read again, rightly."""
+
+
+def findings(run: Run, now: Snapshot, pid: int) -> Iterator[Finding]:
+    """Ask for a cached file again and again, and for a cold one at once. Switches greenlets. Raises FAILURES."""
+    files = run.catalog().by_name
+    cached = [files[name] for name in now.names if name in files and not files[name].live]
+    hot = max((file for file in cached if 0 < file.size <= LONGEST), key=lambda file: file.size, default=None)
+    if hot:
+        origins: list[str | None] = []
+        read = _read_for(pid, lambda: origins.extend(_asked(run, hot) for _ in range(AGAIN)))
+        yield _invariants.again(origins, hot.size, read)
+    cold = next((file for file in files.values() if _is_cold(file, now, run.capacity())), None)
+    if cold:
+        read = _read_for(pid, lambda: _asked_at_once(run, cold))
+        yield _invariants.at_once(cold.name, cold.size, read)
+
+
+def _is_cold(file: File, now: Snapshot, capacity: int) -> bool:
+    return 64 * KIB <= file.size <= min(4 * MIB, capacity // 2) and not file.live and file.name not in now.names
+
+
+def _read_for(pid: int, act: Callable[[], None]) -> int:
+    """Bytes that the process read from files meanwhile."""
+    before = _process.look(pid)
+    act()
+    after = _process.look(pid)
+    if not before or not after:
+        raise OSError(f"/proc/{pid} cannot be read")
+    return after.read_bytes - before.read_bytes
+
+
+def _asked(run: Run, file: File) -> str | None:
+    """Where it came from."""
+    return _raw.ask(run.host, file.path)[0].headers.get("X-Cache")
+
+
+def _asked_at_once(run: Run, file: File) -> None:
+    with ExitStack() as stack:
+        clients = [stack.enter_context(_raw.connect(run.host)) for _ in range(TOGETHER)]
+        for client in clients:
+            client.sendall(_raw.request(file.path))
+        for client in clients:
+            _raw.response(client).read()
