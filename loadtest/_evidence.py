@@ -27,6 +27,10 @@ class Broken(Exception):
         self.check = check
         self.message = message
 
+    def __repr__(self) -> str:
+        """What Locust counts errors by: the check alone, or a report would have a line for each file."""
+        return f"Broken({self.check!r})"
+
 
 @dataclass
 class Evidence:

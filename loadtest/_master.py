@@ -1,6 +1,7 @@
 """The process that judges, Locust's master or the only one: a test has a watch, and ends with a verdict."""
 
 import json
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,8 @@ class Master:
         self.runner = runner
         self.verdict = Verdict(())
         self._reports: dict[str, int] = {}
-        self._stopping = False
+        self._stopping = self._said = False
+        self._judged = True
         environment.process_exit_code = 1
         self.plan = Plan(run)
         self.plan.runner = runner
@@ -48,6 +50,7 @@ class Master:
         if environment.web_ui or run.options.shape != "none":
             environment.shape_class = self.plan
         if environment.web_ui:
+            environment.available_shape_classes = {"Plan": self.plan}  # for --class-picker
             self._add_tab(environment.web_ui)
 
     def listen(self) -> None:
@@ -65,7 +68,7 @@ class Master:
         """A test begins, and nothing is proved yet."""
         self.environment.process_exit_code = 1
         self.verdict = Verdict(())
-        self._stopping = False
+        self._stopping = self._judged = self._said = False
         self.run.begin()
         self.watch.begin()
 
@@ -92,12 +95,16 @@ class Master:
         expected = {client: self._reports.get(client, 0) + 2 for client in runner.clients}
         deadline_s = time.monotonic() + LAST_REPORTS_S
         while time.monotonic() < deadline_s:
-            if all(self._reports.get(client, 0) >= count for client, count in expected.items()):
+            left = runner.clients.keys() & expected.keys()
+            if all(self._reports.get(client, 0) >= expected[client] for client in left):
                 return
             gevent.sleep(0.1)
 
     def judges(self, **_: object) -> None:
         """The users have left: look at what they left, and say what it comes to."""
+        if self._judged:  # when the last worker leaves while the master stops, Locust stops twice
+            return
+        self._judged = True
         self.watch.end()
         stats = self.runner.stats
         self.verdict = judge(
@@ -105,12 +112,19 @@ class Master:
         )
         self.environment.process_exit_code = self.verdict.exit_code
         if path := self.run.options.report:
-            Path(path).write_text(self.page(), "utf-8")
+            try:
+                Path(path).write_text(self.page(), "utf-8")
+            except OSError as error:
+                self.environment.process_exit_code = 1
+                print(f"loadtest: no report: {error}", file=sys.stderr)
         if not self.run.options.headless:
             self.says()
 
     def says(self, **_: object) -> None:
-        """The summary, on standard output."""
+        """The summary, on standard output, once for each test."""
+        if self._said:
+            return
+        self._said = True
         print(self.verdict, *self.notes(), sep="\n", flush=True)
 
     def quits(self, **_: object) -> None:

@@ -1,14 +1,27 @@
 """Options of the suite, beside Locust's own; on the command line, in the configuration file and in the web UI."""
 
+from argparse import ArgumentTypeError
+
 from locust.argument_parser import LocustArgumentParser
+
+from loadtest._corpus import parse_size
 
 SHAPES = ("none", "pressure", "soak", "step", "relocate-worst")
 
 
+def size(text: str) -> str:
+    """A size as it was written, if it is one; empty for none."""
+    if text:
+        try:
+            parse_size(text)
+        except ValueError as error:
+            raise ArgumentTypeError(error) from error
+    return text
+
+
 def add(parser: LocustArgumentParser) -> None:
-    """Listener of `init_command_line_parser`."""
-    group = parser.add_argument_group("gserver", "What is served, and how it is pressed")
-    group.add_argument(
+    """Listener of `init_command_line_parser`. No group: the web UI shows none of its options."""
+    parser.add_argument(
         "--shape",
         choices=SHAPES,
         default="none",
@@ -16,29 +29,32 @@ def add(parser: LocustArgumentParser) -> None:
         "until p99 is above --p99-ms; relocate-worst: one hot large file among growing newcomers; "
         "none: -u, -r and -t",
     )
-    group.add_argument(
+    parser.add_argument(
         "--corpus",
         default="",
         metavar="DIR",
         help="the folder that the server serves, on this machine (made by _corpus)",
     )
-    group.add_argument(
-        "--capacity", default="", help="bytes the cache may hold, as 64MiB (default: what the server says)"
+    parser.add_argument(
+        "--capacity",
+        type=size,
+        default="",
+        help="bytes the cache may hold, as 64MiB (default: what the server says)",
     )
-    group.add_argument(
+    parser.add_argument(
         "--revalidate",
         type=float,
         default=1.0,
         help="the server's --revalidate: seconds an old version may be served",
     )
-    group.add_argument(
+    parser.add_argument(
         "--pid", type=int, default=0, help="the server's process on this machine: look at it in /proc"
     )
-    group.add_argument("--seconds", type=int, default=120, help="length of the shape pressure")
-    group.add_argument("--minutes", type=float, default=60.0, help="length of the shape soak")
-    group.add_argument("--p99-ms", type=float, default=50.0, help="where the shape step ends")
-    group.add_argument("--fail-fast", action="store_true", help="stop at the first check that does not hold")
-    group.add_argument(
+    parser.add_argument("--seconds", type=int, default=120, help="length of the shape pressure")
+    parser.add_argument("--minutes", type=float, default=60.0, help="length of the shape soak")
+    parser.add_argument("--p99-ms", type=float, default=50.0, help="where the shape step ends")
+    parser.add_argument("--fail-fast", action="store_true", help="stop at the first check that does not hold")
+    parser.add_argument(
         "--report",
         default="loadtest-report.html",
         metavar="FILE",

@@ -69,7 +69,8 @@ class Run:
                 found = in_folder(self.corpus) if self.corpus else discovered(self._listing)
                 catalog = Catalog(found)
                 if not catalog.everything:
-                    raise Broken(ANSWER, f"{self.host} lists no files (JSON listings, or say --corpus DIR)")
+                    nowhere = f"{self.host} lists no files (JSON listings, or say --corpus DIR)"
+                    raise Broken(ANSWER, f"no files in {self.corpus} (--corpus)" if self.corpus else nowhere)
                 self._catalog = catalog
             if not any(file.seeded for file in self._catalog.everything):
                 self.evidence.unable["corpus"] = "no file of a corpus there"
@@ -80,7 +81,7 @@ class Run:
         try:
             answer, body = _raw.ask(self.host, path)
         except _raw.FAILURES as error:
-            raise Broken(ANSWER, f"cannot list {path}: {error!r}") from error
+            raise Broken(ANSWER, f"cannot list {self.host}{path}: {error!r}") from error
         result = answer.headers.get("X-Cache")
         if result in CACHE_RESULTS:  # a folder with an index.html shows that: a file answer
             self.evidence.asks(len(body))

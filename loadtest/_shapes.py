@@ -14,7 +14,7 @@ USERS = 60
 """Without -u."""
 
 STEP_S = 10
-STEP_USERS_MAX = 4096
+STEP_USERS_MIN, STEP_USERS_MAX = 16, 4096
 DRAIN_S = 5
 """At the end, without users: workers report every three seconds."""
 
@@ -126,12 +126,12 @@ class Plan(LoadTestShape):
         """Twice the users every ten seconds; the knee is the last step whose p99 was in time."""
         step = int(elapsed_s // STEP_S)
         while len(self._steps) < step:
-            self._steps.append(self._measured(2 << len(self._steps)))
+            self._steps.append(self._measured(STEP_USERS_MIN << len(self._steps)))
         target = self.run.options.p99_ms
         if self._steps and (self._steps[-1][2] > target or self._steps[-1][0] >= STEP_USERS_MAX):
             self.notes = knee(self._steps, target)
             return None
-        return self._all(2 << step, CLASSES["step"])
+        return self._all(STEP_USERS_MIN << step, CLASSES["step"])
 
     def _measured(self, users: int) -> tuple[int, float, float]:
         """Users, requests a second and p99 in ms, now."""

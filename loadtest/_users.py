@@ -25,7 +25,7 @@ from loadtest._evidence import MISS, Broken
 from loadtest._run import SECOND_LATE
 from loadtest._visitor import Visitor, field, status_of
 
-ROUNDS = 4
+ROUNDS = 12
 """How often LIST and HEAD are asked in turn before they count as disagreeing: between two, things change."""
 
 RECENT = 8

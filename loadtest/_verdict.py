@@ -4,7 +4,7 @@ from collections.abc import Set
 from dataclasses import dataclass
 from enum import Enum
 
-from loadtest._checks import CHECKS, Check
+from loadtest._checks import CHECKS, ORIGIN, STAMPEDE, Check
 from loadtest._evidence import Evidence
 
 
@@ -46,6 +46,8 @@ class Verdict:
     @property
     def in_a_word(self) -> str:
         """PASSED, or FAILED and the names of what is to blame."""
+        if not self.lines:
+            return "FAILED: nothing was tested"
         if not self.exit_code:
             return "PASSED"
         blamed = [line.name for line in self.lines if line.state is State.BROKEN]
@@ -85,4 +87,5 @@ def _line(check: Check, seen: Evidence, users: Set[str]) -> Line | None:
         return Line(check.name, State.NOT_CHECKED, reasons[0])
     if check.needs in seen.unable:
         return Line(check.name, State.NOT_CHECKED, seen.unable[check.needs])
-    return Line(check.name, State.NOT_SEEN, seen.unable.get("gserver", ""))
+    watched = not check.by or check.name in (ORIGIN, STAMPEDE)
+    return Line(check.name, State.NOT_SEEN, seen.unable.get("gserver", "") if watched else "")

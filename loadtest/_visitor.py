@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
+from gevent import GreenletExit
 from locust import FastHttpUser, User
 from locust.contrib.fasthttp import FAILURE_EXCEPTIONS, ResponseContextManager
-from locust.exception import StopUser
 
 from loadtest import _raw
 from loadtest._bodies import Body
@@ -36,10 +36,10 @@ class Guest(User):
         except Broken as broken:
             self.test.evidence.breaks(broken)
             self.report("GET", "folders", 0.0, 0, broken)
-            raise StopUser from broken
+            raise GreenletExit from None
         if reason := self.unable():
             self.test.evidence.unable[type(self).__name__] = reason
-            raise StopUser
+            raise GreenletExit  # and not StopUser, which Locust logs with a traceback
 
     def unable(self) -> str:
         """Why there is nothing to do for this user here; empty if there is."""

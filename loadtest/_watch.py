@@ -38,6 +38,8 @@ class Watch:
         self._before = None
         if not self.run.options.pid:
             self.run.evidence.unable["pid"] = "say --pid PID, of the server on this machine"
+        elif not _process.look(self.run.options.pid):
+            self._report(Finding(NO_READS, f"/proc/{self.run.options.pid} cannot be read (--pid)"))
         if not self.run.is_gserver():
             self.run.evidence.unable["gserver"] = f"{self.run.host} has no /-/stats"
             return
@@ -87,8 +89,8 @@ class Watch:
             self._report(finding)
         for finding in _invariants.reads(self._before, after, self.run.evidence):
             self._report(finding)
-        if pid := self.run.options.pid:
-            self._ask_in_quiet(after, pid)
+        if after.process:
+            self._ask_in_quiet(after, self.run.options.pid)
 
     def _ask_in_quiet(self, after: Snapshot, pid: int) -> None:
         """What the server reads for hits and for a stampede, now that nobody else asks."""
@@ -96,7 +98,9 @@ class Watch:
         try:
             for finding in _quiet.findings(self.run, after, pid):
                 self._report(finding)
-        except (*_raw.FAILURES, Broken) as error:
+        except Broken as broken:
+            self._report(Finding(NO_READS, str(broken)))
+        except _raw.FAILURES as error:
             self._report(Finding(NO_READS, f"{error!r}"))
 
     def _users(self) -> int:
@@ -110,10 +114,7 @@ class Watch:
             raise ValueError(f"status {answer.status}")
         document: dict[str, Any] = json.loads(body)
         pid = self.run.options.pid
-        process = _process.look(pid) if pid else None
-        if pid and not process:
-            raise ValueError(f"/proc/{pid} cannot be read")
-        return Snapshot.of(document, process)
+        return Snapshot.of(document, _process.look(pid) if pid else None)
 
     def _report(self, finding: Finding, started: float | None = None) -> None:
         """Evidence, and a row of type INVARIANT. Only the poll itself took time."""

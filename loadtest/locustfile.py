@@ -8,11 +8,13 @@
 What Locust loads is here; the users are in `_users` and `_raw_users`, what they look at in `_checks`.
 """
 
+import signal
 import sys
 from pathlib import Path
 from typing import Any
 
-from locust import events
+import gevent
+from locust import User, events
 from locust.env import Environment
 from locust.runners import Runner, WorkerRunner
 
@@ -33,6 +35,7 @@ events.init_command_line_parser.add_listener(_options.add)
 @events.init.add_listener
 def prepare(environment: Environment, runner: Runner, **_: object) -> None:
     """Once in each process: users get their run; the master watches and judges, workers report."""
+    gevent.signal_handler(signal.SIGINT, gevent.kill, gevent.getcurrent(), KeyboardInterrupt)  # and not some user
     Guest.test = run = Run(environment)
     keep_tagged(environment)
     if isinstance(runner, WorkerRunner):
@@ -40,19 +43,37 @@ def prepare(environment: Environment, runner: Runner, **_: object) -> None:
         environment.events.report_to_master.add_listener(
             lambda client_id, data, **_: data.update(loadtest=run.evidence.take())
         )
+        environment.events.quitting.add_listener(lambda **_: last_words(environment, runner))
     else:
         Master(run, environment, runner).listen()
+
+
+def last_words(environment: Environment, runner: WorkerRunner) -> None:
+    """A worker that ends by itself (Ctrl-C is for all processes of a terminal) first says what its users saw."""
+    runner.stop()
+    data: dict[str, Any] = {}
+    environment.events.report_to_master.fire(client_id=runner.client_id, data=data)
+    runner.send_message("stats", data)
+
+
+def tags_of(user: type[User]) -> set[str]:
+    """The tags of a class's tasks."""
+    return set().union(*(getattr(task, "locust_tag_set", ()) for task in user.tasks))
 
 
 def keep_tagged(environment: Environment) -> None:
     """Only the classes that --tags and --exclude-tags leave tasks: Locust starts the others all the same."""
     options: Any = environment.parsed_options
     wanted, unwanted = set(options.tags or ()), set(options.exclude_tags or ())
+    available: Any = environment.available_user_classes
+    known = set().union(*map(tags_of, available.values()))
+    if strange := (wanted | unwanted) - known:
+        sys.exit(f"no users are tagged {', '.join(sorted(strange))}; tags are {', '.join(sorted(known))}")
     left = []
     for user in environment.user_classes:
-        tags = set().union(*(getattr(task, "locust_tag_set", ()) for task in user.tasks))
+        tags = tags_of(user)
         if (not wanted or tags & wanted) and not tags & unwanted:
             left.append(user)
     if not left:
-        sys.exit(f"no users are tagged {' '.join(sorted(wanted))}")
+        sys.exit("--tags and --exclude-tags leave no users")
     environment.user_classes[:] = left

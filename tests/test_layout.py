@@ -143,7 +143,7 @@ OURS = {
     "loadtest._corpus": set(),
     "loadtest._checks": set(),
     "loadtest._evidence": set(),
-    "loadtest._options": set(),
+    "loadtest._options": {"loadtest._corpus"},
     "loadtest._process": set(),
     "loadtest._raw": set(),
     "loadtest._catalog": {"loadtest._corpus"},
@@ -241,13 +241,13 @@ OTHERS = {
     "fileserver.connection": {"gevent"},
     "loadtest._options": {"locust"},
     "loadtest._run": {"gevent", "locust"},
-    "loadtest._visitor": {"locust"},
+    "loadtest._visitor": {"gevent", "locust"},
     "loadtest._users": {"locust"},
     "loadtest._raw_users": {"locust"},
     "loadtest._watch": {"gevent", "locust"},
     "loadtest._shapes": {"locust"},
     "loadtest._master": {"flask", "gevent", "locust"},  # flask makes Locust's web UI
-    "loadtest.locustfile": {"locust"},
+    "loadtest.locustfile": {"gevent", "locust"},
 }
 """What is neither ours nor the standard library's."""
 
