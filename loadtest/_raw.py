@@ -75,3 +75,8 @@ def receive_all(client: socket.socket, at_most: int) -> bytes:
     while len(received) <= at_most and (piece := client.recv(min(1 << 16, at_most + 1 - len(received)))):
         received += piece
     return bytes(received)
+
+
+def lines(listing: bytes) -> list[str]:
+    """The names of a LIST. A name may hold what str.splitlines takes for the end of a line."""
+    return listing.decode().split("\n")[:-1]

@@ -173,7 +173,7 @@ class OneLiner(RawGuest):
         with self.reported("LIST", "line") as row, _raw.connect(self.test.host) as client:
             client.sendall(b"LIST\n")
             received = _raw.receive_all(client, 64 * MIB)
-            names = received.decode().splitlines()
+            names = _raw.lines(received)
             if received.startswith(b"ERROR ") or len(names) != len(set(names)):
                 raise Broken(ONE_LINE, f"LIST: {received[:200]!r}")
             row["length"] = len(received)

@@ -22,6 +22,7 @@ from loadtest._checks import (
     WHOLE,
 )
 from loadtest._evidence import MISS, Broken
+from loadtest._raw import lines
 from loadtest._run import SECOND_LATE
 from loadtest._visitor import Visitor, field, status_of
 
@@ -177,9 +178,8 @@ class Lister(Visitor):
 
 def names_of(answer: ResponseContextManager, form: str) -> list[str]:
     """The names of a LIST. Raises Broken."""
-    body = (answer.content or b"").decode()
     if form == "text":
-        return body.splitlines()
+        return lines(answer.content or b"")
     try:
         found: Any = answer.json()
         return [entry["name"] for entry in found["entries"]]

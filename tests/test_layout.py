@@ -173,6 +173,7 @@ OURS = {
         "loadtest._checks",
         "loadtest._corpus",
         "loadtest._evidence",
+        "loadtest._raw",
         "loadtest._run",
         "loadtest._visitor",
     },

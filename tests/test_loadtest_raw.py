@@ -15,7 +15,7 @@ import pytest
 import trustme
 
 from loadtest import _raw
-from loadtest._raw import FAILURES, ask, connect, receive_all, request, response
+from loadtest._raw import FAILURES, ask, connect, lines, receive_all, request, response
 from tests.program import Program
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nX-Cache: HIT\r\n\r\nhello"
@@ -427,3 +427,8 @@ def test_the_bytes_come_in_their_order_however_they_are_sent() -> None:
 
     with serving(handler) as server, connect(server.url) as client:
         assert receive_all(client, len(content)) == content
+
+
+def test_a_listing_ends_its_names_with_line_feeds_and_nothing_else() -> None:
+    assert lines(b"") == []
+    assert lines("a\u2028b\nc\x85d\n".encode()) == ["a\u2028b", "c\x85d"]
