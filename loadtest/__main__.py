@@ -9,8 +9,9 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from threading import Thread
 
 from loadtest._corpus import MIB, Corpus, write
 
@@ -24,6 +25,7 @@ _STARTED = re.compile(r"gserver: (https?://\S+)/ serves ")
 
 def main(arguments: list[str]) -> int:
     """The exit code of Locust: 0 only if everything held."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # and stop and remove what was begun
     short = "--short" in arguments
     corpus = SHORT if short else Corpus()
     options = ["--seconds", str(SHORT_S)] if short else []
@@ -42,9 +44,22 @@ def main(arguments: list[str]) -> int:
                 "--headless",
                 "--only-summary",
             ]
-            what = ["--host", url, "--pid", str(pid), "--corpus", str(directory), "--capacity", capacity]
+            what = ["--host", url, "--corpus", str(directory), "--capacity", capacity]
+            if Path("/proc/self/io").exists():
+                what += ["--pid", str(pid)]
             further = [argument for argument in arguments if argument != "--short"]
-            return subprocess.call([*locust, "--shape", "pressure", *what, *options, *further])
+            return _run([*locust, "--shape", "pressure", *what, *options, *further])
+
+
+def _run(command: list[str]) -> int:
+    """Its exit code. Ctrl-C is for Locust, which ends with a verdict."""
+    with subprocess.Popen(command) as locust:
+        try:
+            while True:
+                with suppress(KeyboardInterrupt):
+                    return locust.wait()
+        finally:
+            locust.terminate()
 
 
 @contextmanager
@@ -54,6 +69,7 @@ def server(directory: Path, *options: str) -> Iterator[tuple[str, int]]:
         [sys.executable, str(PROJECT / "gserver.py"), "0", str(directory), *options],
         stderr=subprocess.PIPE,
         text=True,
+        process_group=0,  # Ctrl-C is for Locust, which then still has a server to look at
     )
     try:
         assert process.stderr is not None
@@ -63,11 +79,17 @@ def server(directory: Path, *options: str) -> Iterator[tuple[str, int]]:
             sys.stderr.write(line)
         else:
             sys.exit("loadtest: the server did not start")
+        Thread(
+            target=sys.stderr.writelines, args=(process.stderr,), daemon=True
+        ).start()  # a full pipe would stop it
         yield started[1], process.pid
     finally:
-        process.send_signal(signal.SIGTERM)
-        _, log = process.communicate(timeout=60)
-        sys.stderr.write(log)
+        process.terminate()
+        try:
+            process.wait(60)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
 
 if __name__ == "__main__":

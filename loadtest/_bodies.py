@@ -16,7 +16,7 @@ VERSIONS_MAX = 65_536
 
 
 class Versions:
-    """The content that came with each ETag, as a digest, for files whose names do not say what is in them."""
+    """What came with each ETag in this process: a digest, or the version of a live file."""
 
     def __init__(self) -> None:
         self._digests: OrderedDict[tuple[str, str], bytes] = OrderedDict()

@@ -105,7 +105,7 @@ def version_of(body: bytes) -> int | None:
 
 @lru_cache(maxsize=512)
 def _twice(name: str) -> bytes:
-    """Two periods, so that any piece of one period's length is a slice."""
+    """Two periods, so that any piece of one period's length is a slice; 64 MiB at most for all that are kept."""
     base = hashlib.shake_128(name.encode()).digest(PERIOD)
     return base + base
 

@@ -21,7 +21,7 @@ from locust.runners import (
 from locust.web import WebUI
 
 from loadtest import _report
-from loadtest._evidence import HIT
+from loadtest._evidence import BYPASS, MISS
 from loadtest._run import Run
 from loadtest._shapes import CLASSES, Plan
 from loadtest._verdict import Verdict, judge
@@ -87,7 +87,7 @@ class Master:
 
     def stops(self, **_: object) -> None:
         """Before workers are told to go, their users are, so that the last reports say all they saw."""
-        self._stopping = True
+        self._stopping = self.plan.over = True
         runner = self.runner
         if not isinstance(runner, MasterRunner) or not runner.worker_count:
             return
@@ -138,7 +138,7 @@ class Master:
         hot = self.run.evidence.hot
         if not hot:
             return self.plan.notes
-        missed = hot.total() - hot[HIT]
+        missed = hot[MISS] + hot[BYPASS]
         return [f"the hot file was asked for {hot.total():,} times, and read anew {missed:,} times"]
 
     def page(self) -> str:

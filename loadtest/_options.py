@@ -50,7 +50,12 @@ def add(parser: LocustArgumentParser) -> None:
     parser.add_argument(
         "--pid", type=int, default=0, help="the server's process on this machine: look at it in /proc"
     )
-    parser.add_argument("--seconds", type=int, default=120, help="length of the shape pressure")
+    parser.add_argument(
+        "--seconds",
+        type=int,
+        default=120,
+        help="length of the shape pressure; relocate-worst takes a quarter of it",
+    )
     parser.add_argument("--minutes", type=float, default=60.0, help="length of the shape soak")
     parser.add_argument("--p99-ms", type=float, default=50.0, help="where the shape step ends")
     parser.add_argument("--fail-fast", action="store_true", help="stop at the first check that does not hold")

@@ -8,30 +8,26 @@ from contextlib import ExitStack
 
 from loadtest import _invariants, _process, _raw
 from loadtest._catalog import KIB, MIB, File
+from loadtest._evidence import WINDOW
 from loadtest._invariants import Finding, Snapshot
 from loadtest._run import Run
 
 AGAIN = 32
 """How often a cached file is asked for."""
 
-TOGETHER = 25
-"""How many ask for a cold one at once."""
-
-LONGEST = 512 * KIB
-"""Of a cached file: what one send can take. The rest of a longer one might be read again, rightly."""
-
 
 def findings(run: Run, now: Snapshot, pid: int) -> Iterator[Finding]:
     """Ask for a cached file again and again, and for a cold one at once. Switches greenlets. Raises FAILURES."""
     files = run.catalog().by_name
     cached = [files[name] for name in now.names if name in files and not files[name].live]
-    hot = max((file for file in cached if 0 < file.size <= LONGEST), key=lambda file: file.size, default=None)
+    hot = max((file for file in cached if 0 < file.size <= WINDOW), key=lambda file: file.size, default=None)
     if hot:
         origins: list[str | None] = []
         read = _read_for(pid, lambda: origins.extend(_asked(run, hot) for _ in range(AGAIN)))
         yield _invariants.again(origins, hot.size, read)
-    cold = next((file for file in files.values() if _is_cold(file, now, run.capacity())), None)
-    if cold:
+    unread = [file for file in files.values() if _is_cold(file, now, run.capacity())]
+    if unread:
+        cold = max(unread, key=lambda file: file.size)  # which is still being read when the last one asks
         read = _read_for(pid, lambda: _asked_at_once(run, cold))
         yield _invariants.at_once(cold.name, cold.size, read)
 
@@ -57,7 +53,7 @@ def _asked(run: Run, file: File) -> str | None:
 
 def _asked_at_once(run: Run, file: File) -> None:
     with ExitStack() as stack:
-        clients = [stack.enter_context(_raw.connect(run.host)) for _ in range(TOGETHER)]
+        clients = [stack.enter_context(_raw.connect(run.host)) for _ in range(_raw.TOGETHER)]
         for client in clients:
             client.sendall(_raw.request(file.path))
         for client in clients:

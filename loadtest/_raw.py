@@ -7,6 +7,9 @@ from urllib.parse import urlsplit
 
 TIMEOUT_S = 30.0
 
+TOGETHER = 25
+"""Requests of one stampede."""
+
 FAILURES = (OSError, HTTPException)
 """What an exchange may raise: no connection, no answer in time, an answer that is no HTTP."""
 

@@ -97,10 +97,11 @@ class Run:
             if self._stats is None:
                 try:
                     answer, body = _raw.ask(self.host, "/-/stats")
-                    self._stats = json.loads(body) if answer.status == 200 else {}
+                    if answer.status in (200, 404):  # any other answer is not its last word
+                        self._stats = json.loads(body) if answer.status == 200 else {}
                 except (*_raw.FAILURES, ValueError):
                     return {}
-            return self._stats
+            return self._stats or {}
 
     def capacity(self) -> int:
         """Bytes that the cache may hold: as said on the command line, else by the server, else 64 MiB."""
@@ -124,7 +125,7 @@ class Run:
 
     def served(self, file: File, result: str) -> None:
         """The head of a file answer is there."""
-        self.evidence.answers_with(result, file.size, changes=file.live)
+        self.evidence.answers_with(result, file.size, changes=file.live or not file.seeded)
         if result != "BYPASS" and not file.live and file.size:
             self.recent.append(file)
 
@@ -140,5 +141,5 @@ class Run:
                 FRESH,
                 f"{file.name}: version {version}, {late_s:.1f} s after {seen.version} had been renamed into place",
             )
-        if late_s > self.options.revalidate + SECOND_LATE:
+        if seen.version > 1 and late_s > self.options.revalidate + SECOND_LATE:
             self.evidence.holds(FRESH)

@@ -11,7 +11,7 @@ from locust import LoadTestShape, User
 from loadtest._run import Run
 
 USERS = 60
-"""Without -u."""
+"""Without -u; and with one user, which is what Locust makes of none, for a shape wants all its classes."""
 
 STEP_S = 10
 STEP_USERS_MIN, STEP_USERS_MAX = 16, 4096
@@ -67,13 +67,17 @@ class Plan(LoadTestShape):
         self.notes: list[str] = []
         self._steps: list[tuple[int, float, float]] = []
         self.phase = ""
+        self.over = False
+        """Whether the test is being stopped: Locust asks on until its runner has stopped."""
 
     def reset_time(self) -> None:
         super().reset_time()
-        self.notes, self._steps, self.phase = [], [], ""
+        self.notes, self._steps, self.phase, self.over = [], [], "", False
 
     def tick(self) -> Tick:
         """Users, spawn rate and classes for now; None at the end."""
+        if self.over:
+            return 0, 100.0
         shapes: dict[str, Callable[[float], Tick]] = {
             "none": self._as_asked,
             "pressure": self._pressure,
@@ -95,7 +99,7 @@ class Plan(LoadTestShape):
     def _all(self, users: int, classes: frozenset[str]) -> Tick:
         """So many users, at once."""
         some = self._of(classes)
-        return (max(users, len(some)), 100.0, some) if some and users else (0, 100.0)
+        return (max(users, len(some)), max(100.0, users), some) if some and users else (0, 100.0)
 
     def _as_asked(self, elapsed_s: float) -> Tick:
         options = self.run.options
@@ -123,7 +127,7 @@ class Plan(LoadTestShape):
         return self._all(self._users if elapsed_s < whole_s - DRAIN_S else 0, CLASSES["soak"])
 
     def _step(self, elapsed_s: float) -> Tick:
-        """Twice the users every ten seconds; the knee is the last step whose p99 was in time."""
+        """Twice the users every ten seconds, until p99 is not in time."""
         step = int(elapsed_s // STEP_S)
         while len(self._steps) < step:
             self._steps.append(self._measured(STEP_USERS_MIN << len(self._steps)))
@@ -147,7 +151,7 @@ class Plan(LoadTestShape):
 
 
 def knee(steps: list[tuple[int, float, float]], target_ms: float) -> list[str]:
-    """The lines that say where p99 left its target. Pure."""
+    """The lines that say where p99 left its target: after the good step with the most requests a second. Pure."""
     lines = [f"{users:>5} users  {rps:>8,.0f} requests/s  p99 {p99:,.0f} ms" for users, rps, p99 in steps]
     good = [step for step in steps if step[2] <= target_ms]
     if not good:

@@ -14,6 +14,7 @@ from loadtest._checks import (
     CONDITION,
     EXISTS,
     FITS,
+    FRESH,
     LISTS,
     ONCE,
     OUT_OF_RANGE,
@@ -24,7 +25,7 @@ from loadtest._checks import (
 from loadtest._evidence import MISS, Broken
 from loadtest._raw import lines
 from loadtest._run import SECOND_LATE
-from loadtest._visitor import Visitor, field, status_of
+from loadtest._visitor import STREAM_ABOVE, Visitor, field, status_of
 
 ROUNDS = 12
 """How often LIST and HEAD are asked in turn before they count as disagreeing: between two, things change."""
@@ -99,6 +100,8 @@ class Lister(Visitor):
 
     def on_start(self) -> None:
         super().on_start()
+        self.mine = {file.name for file in self.catalog.everything if not file.live}
+        """Not those of Stampede: what was just fetched here is no MISS there."""
         self.before: set[str] = set()
 
     @tag("list")
@@ -164,9 +167,7 @@ class Lister(Visitor):
 
     def gone(self, listed: set[str]) -> None:
         """A name that was listed before and is not now must be read again: then it was evicted."""
-        left = sorted(
-            name for name in self.before - listed if name in self.catalog.by_name and not self.changes(name)
-        )
+        left = sorted((self.before - listed) & self.mine)
         if left and self.fetch(self.catalog.by_name[self.chance.choice(left)]) == MISS:
             self.test.evidence.holds(PROVED)
 
@@ -214,7 +215,8 @@ class Resumer(Visitor):
         """Bytes [start, stop), fed to `body`; the ETag, or None if they did not come, or of another version."""
         fields = {"Range": f"bytes={start}-{stop - 1}"} | ({"If-Range": etag} if etag else {})
         self.test.evidence.asks(file.size)
-        with self.asking(file.path, f"failed part {size_class(file.size)}", fields) as answer:
+        stream = stop - start > STREAM_ABOVE
+        with self.asking(file.path, f"failed part {size_class(file.size)}", fields, stream=stream) as answer:
             origin = self.file_answer(answer, file)
             answer.request_meta["name"] = f"part {origin.lower()} {size_class(file.size)}"
             answered = (answer.status_code, field(answer, "Content-Range"))
@@ -224,7 +226,7 @@ class Resumer(Visitor):
                 raise Broken(
                     PARTS, f"{file.path} bytes={start}-{stop - 1}: {answered[0]}, Content-Range {answered[1]!r}"
                 )
-            self.receive(answer, body, stream=False)
+            self.receive(answer, body, stream=stream)
             if etag:
                 self.is_whole(file, body, answer)
                 self.test.evidence.holds(PARTS)
@@ -279,5 +281,8 @@ class Publisher(Visitor):
             return
         self.fetch(file)
         with self.reported("PUBLISH", "live"):
-            _corpus.publish(self.directory, file.name)
+            try:
+                _corpus.publish(self.directory, file.name)
+            except OSError as error:
+                raise Broken(FRESH, f"cannot replace {file.name}: {error}") from error
         self.published_at_s[file.name] = time.time()

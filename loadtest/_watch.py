@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import gevent
@@ -56,18 +57,20 @@ class Watch:
         started = time.perf_counter()
         try:
             now = self._ask()
+            stored = self.run.evidence.bytes["stored"]
+            found = list(_invariants.at_one_instant(now, self._capacity))
+            found += _invariants.eviction(self._before or now, now, self._capacity, stored)
         except (*_raw.FAILURES, ValueError, KeyError, TypeError) as error:
             self._report(Finding(ONE_INSTANT, f"{error!r}"), started)
             return None
         self._report(Finding(ONE_INSTANT), started)
-        for finding in _invariants.at_one_instant(now, self._capacity):
+        if now.rss is None:
+            self.run.evidence.unable["rss"] = "neither the server nor /proc says (--pid)"
+        for finding in found:
             self._report(finding)
-        stored = self.run.evidence.bytes["stored"]
-        for finding in _invariants.eviction(self._before or now, now, self._capacity, stored):
-            self._report(finding)
-        self.samples.append(
-            Sample(time.time(), self._users(), now, latencies(self.run.environment), self._phase())
-        )
+        counters = replace(now, entries=())  # 65,536 names a second would not fit
+        latency_ms = latencies(self.run.environment)
+        self.samples.append(Sample(time.time(), self._users(), counters, latency_ms, self._phase()))
         return now
 
     def end(self) -> None:

@@ -35,7 +35,12 @@ events.init_command_line_parser.add_listener(_options.add)
 @events.init.add_listener
 def prepare(environment: Environment, runner: Runner, **_: object) -> None:
     """Once in each process: users get their run; the master watches and judges, workers report."""
-    gevent.signal_handler(signal.SIGINT, gevent.kill, gevent.getcurrent(), KeyboardInterrupt)  # and not some user
+    options: Any = environment.parsed_options
+    ends = [signal.SIGINT]  # which would end some user instead
+    if options.headless and options.shape != "none":
+        ends.append(signal.SIGTERM)  # which Locust looks for only when the shape has come to its end
+    for end in ends:
+        gevent.signal_handler(end, gevent.kill, gevent.getcurrent(), KeyboardInterrupt)
     Guest.test = run = Run(environment)
     keep_tagged(environment)
     if isinstance(runner, WorkerRunner):

@@ -187,6 +187,7 @@ OURS = {
     },
     "loadtest._quiet": {
         "loadtest._catalog",
+        "loadtest._evidence",
         "loadtest._invariants",
         "loadtest._process",
         "loadtest._raw",

@@ -386,11 +386,25 @@ def test_a_file_asked_for_again_is_read_once_and_for_each_answer_that_is_no_hit(
     assert found.wrong == "3,001 bytes were read for 2 hits of 1,000 bytes: called HIT, and read"
 
 
-def test_a_stampede_reads_its_file_less_than_twice() -> None:
-    assert at_once("a.bin", 1000, 1999) == Finding(checks.ONE_READ)
-    assert at_once("a.bin", 1000, 2000) == Finding(
-        checks.ONE_READ, "2,000 bytes were read of a.bin, which has 1,000"
-    )
+@pytest.mark.parametrize("read", [1000, 1999])
+def test_a_stampede_reads_its_file_once(read: int) -> None:
+    assert at_once("a.bin", 1000, read) == Finding(checks.ONE_READ)
+
+
+@pytest.mark.parametrize("read", [0, 999, 2000])
+def test_a_stampede_that_reads_it_twice_is_broken_and_so_is_a_process_that_reads_nothing(read: int) -> None:
+    """A cold file has to be read: who does not, is not the server."""
+    says = f"{read:,} bytes were read of a.bin, which has 1,000 (is --pid the server?)"
+    assert at_once("a.bin", 1000, read) == Finding(checks.ONE_READ, says)
+
+
+def test_where_nobody_knows_resident_bytes_and_descriptors_nothing_is_said_of_them() -> None:
+    """A server on macOS says null."""
+    unknown = Snapshot({**GOOD, "rss_bytes": None, "open_fds": None, "filling": 0}, snapshot().entries)
+    found = list(at_one_instant(unknown, CAPACITY))
+    assert checks.MEMORY not in {finding.check for finding in found}
+    assert wrong(found) == {}
+    assert departure(unknown, unknown) == Finding(checks.LEAVES)
 
 
 # The list of checks
@@ -404,7 +418,7 @@ def test_every_check_is_listed_once() -> None:
 
 
 def test_every_check_needs_what_can_be_missing() -> None:
-    assert {check.needs for check in CHECKS} == {"", "stats", "corpus", "pid"}
+    assert {check.needs for check in CHECKS} == {"", "stats", "corpus", "pid", "rss"}
 
 
 def classes() -> set[str]:
@@ -718,5 +732,5 @@ def test_a_real_server_is_seen_by_the_kernel_as_it_sees_itself(tmp_path: Path) -
         assert now.entries == (("a.txt", 1000),)
         assert now.names == {"a.txt"}
         assert now.process is not None
-        assert abs(now.descriptors - now["open_fds"]) <= DESCRIPTORS_SLACK
-        assert now["rss_bytes"] / 2 < now.rss < now["rss_bytes"] * 2
+        assert abs(now.process.descriptors - now["open_fds"]) <= DESCRIPTORS_SLACK
+        assert now["rss_bytes"] / 2 < now.process.rss < now["rss_bytes"] * 2

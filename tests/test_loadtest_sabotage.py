@@ -41,7 +41,7 @@ HAS_PROC = Path("/proc/self/io").exists()
 YOUNG_S = 2.0
 """A file stamped less than this ago is believed a second, and then read again."""
 
-SETTLE_S = 4
+SETTLE_S = 2
 """What a leak has to be seen within, instead of the ten seconds that a server far away may need."""
 
 LOCUST = f"from loadtest import _watch; _watch.SETTLE_S = {SETTLE_S}; from locust.main import main; main()"
