@@ -43,6 +43,8 @@ class Master:
         self._reports: dict[str, int] = {}
         self._stopping = self._said = False
         self._judged = True
+        self._report_to = run.options.report
+        """As it was on the command line: who can reach the web UI must not write files."""
         environment.process_exit_code = 1
         self.plan = Plan(run)
         self.plan.runner = runner
@@ -111,7 +113,7 @@ class Master:
             self.run.evidence, self._classes(), stats.total.num_failures, len(self.runner.exceptions)
         )
         self.environment.process_exit_code = self.verdict.exit_code
-        if path := self.run.options.report:
+        if path := self._report_to:
             try:
                 Path(path).write_text(self.page(), "utf-8")
             except OSError as error:

@@ -9,20 +9,32 @@ from loadtest._corpus import parse_size
 SHAPES = ("none", "pressure", "soak", "step", "relocate-worst")
 
 
-def size(text: str) -> str:
-    """A size as it was written, if it is one; empty for none."""
-    if text:
-        try:
-            parse_size(text)
-        except ValueError as error:
-            raise ArgumentTypeError(error) from error
-    return text
+class Size(str):
+    """A size as it was written; empty for none. A type: the web UI calls that of the old value."""
+
+    def __new__(cls, text: str) -> "Size":
+        if text:
+            try:
+                parse_size(text)
+            except ValueError as error:
+                raise ArgumentTypeError(error) from error
+        return super().__new__(cls, text)
+
+
+class Shape(str):
+    """The name of a shape, for the same reason."""
+
+    def __new__(cls, text: str) -> "Shape":
+        if text not in SHAPES:
+            raise ArgumentTypeError(f"invalid choice: {text!r} (choose from {', '.join(map(repr, SHAPES))})")
+        return super().__new__(cls, text)
 
 
 def add(parser: LocustArgumentParser) -> None:
     """Listener of `init_command_line_parser`. No group: the web UI shows none of its options."""
     parser.add_argument(
         "--shape",
+        type=Shape,
         choices=SHAPES,
         default="none",
         help="pressure: two minutes of everything; soak: the same users for --minutes; step: twice the users "
@@ -37,7 +49,7 @@ def add(parser: LocustArgumentParser) -> None:
     )
     parser.add_argument(
         "--capacity",
-        type=size,
+        type=Size,
         default="",
         help="bytes the cache may hold, as 64MiB (default: what the server says)",
     )

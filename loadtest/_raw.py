@@ -48,7 +48,13 @@ def _wrapped(client: socket.socket, name: str | None) -> socket.socket:
     context = ssl.create_default_context()
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
-    return context.wrap_socket(client, server_hostname=name)
+    wrapped = context.wrap_socket(client, server_hostname=name, do_handshake_on_connect=False)
+    try:
+        wrapped.do_handshake()
+    except BaseException:  # a user may be killed here
+        wrapped.close()
+        raise
+    return wrapped
 
 
 def request(path: str, method: str = "GET", accept: str = "*/*") -> bytes:

@@ -84,8 +84,8 @@ def plots(samples: Sequence[Sample], capacity: int) -> str:
             line=capacity / MIB,
         ),
         panel("evictions a second", times[-1], {"evictions": rate(times, samples, "evictions")}),
-        panel("p50, ms", times[-1], latency(times, samples, 0), logarithmic=True),
-        panel("p99, ms", times[-1], latency(times, samples, 1), logarithmic=True),
+        panel("p50, ms (logarithmic)", times[-1], latency(times, samples, 0), logarithmic=True),
+        panel("p99, ms (logarithmic)", times[-1], latency(times, samples, 1), logarithmic=True),
     ]
     each = TOP + HEIGHT + GAP
     drawn = "\n".join(f'<g transform="translate({LEFT} {i * each + TOP})">{p}</g>' for i, p in enumerate(panels))

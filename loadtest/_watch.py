@@ -17,8 +17,8 @@ from loadtest._report import Sample
 from loadtest._run import Run
 
 EVERY_S = 1.0
-SETTLE_S = 10.0
-"""How long a server has to notice that the users have left."""
+SETTLE_S = 15.0
+"""How long a server has to notice that the users have left; more than the ten seconds it gives a TLS handshake."""
 
 
 class Watch:
