@@ -31,7 +31,7 @@ Wrong = Callable[..., Any]
 LEAK_BYTES, LEAKS_MAX = 1 << 20, 256
 """What is lost with an answer, and how often: well above what a server may hold, and no danger to the machine."""
 
-ONE_FILE_BYTES = 1 << 20
+ONE_FILE_BYTES = 2 << 20
 
 TOO_SLOW_S = 0.5
 
@@ -67,7 +67,7 @@ def every(count: int) -> Callable[[], bool]:
 
 
 def holds_a_file_too_many() -> None:
-    """It makes room for a newcomer less 1 MiB, and does not tell what that came to."""
+    """It makes room for a newcomer less 2 MiB, and does not tell what that came to."""
 
     @instead_of(Cache, "_fits")
     def fits(right: Wrong, cache: Cache, size: int) -> Any:
