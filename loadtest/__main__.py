@@ -79,9 +79,8 @@ def server(directory: Path, *options: str) -> Iterator[tuple[str, int]]:
             sys.stderr.write(line)
         else:
             sys.exit("loadtest: the server did not start")
-        Thread(
-            target=sys.stderr.writelines, args=(process.stderr,), daemon=True
-        ).start()  # a full pipe would stop it
+        # A full pipe would stop it.
+        Thread(target=sys.stderr.writelines, args=(process.stderr,), daemon=True).start()
         yield started[1], process.pid
     finally:
         process.terminate()

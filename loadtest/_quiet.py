@@ -24,20 +24,21 @@ RUSHES = 6
 def findings(run: Run, now: Snapshot, pid: int) -> Iterator[Finding]:
     """Ask for a cached file again and again, and for cold ones at once. Switches greenlets. Raises FAILURES."""
     files = run.catalog().by_name
-    cached = [files[name] for name in now.names if name in files and not files[name].live]
+    listed, longest = now.names, min(4 * MIB, run.capacity() // 2)
+    cached = [files[name] for name in listed if name in files and not files[name].live]
     hot = max((file for file in cached if 0 < file.size <= WINDOW), key=lambda file: file.size, default=None)
     if hot:
         origins: list[str | None] = []
         read = _read_for(pid, lambda: origins.extend(_asked(run, hot) for _ in range(AGAIN)))
         yield _invariants.again(origins, hot.size, read)
-    unread = [file for file in files.values() if _is_cold(file, now, run.capacity())]
+    unread = [
+        file
+        for file in files.values()
+        if 64 * KIB <= file.size <= longest and not file.live and file.name not in listed
+    ]
     for cold in heapq.nlargest(RUSHES, unread, key=lambda file: file.size):
         read = _read_for(pid, partial(_asked_at_once, run, cold))
         yield _invariants.at_once(cold.name, cold.size, read)
-
-
-def _is_cold(file: File, now: Snapshot, capacity: int) -> bool:
-    return 64 * KIB <= file.size <= min(4 * MIB, capacity // 2) and not file.live and file.name not in now.names
 
 
 def _read_for(pid: int, act: Callable[[], None]) -> int:

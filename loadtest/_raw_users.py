@@ -10,7 +10,7 @@ from locust import between, tag, task
 from loadtest import _raw
 from loadtest._bodies import Body
 from loadtest._catalog import KIB, MIB, File, size_class
-from loadtest._checks import ANSWER, CONTENT, LENGTH, ONE_LINE, RIGHT_ERROR, SLOW, STAMPEDE
+from loadtest._checks import ANSWER, LENGTH, ONE_LINE, RIGHT_ERROR, SLOW, STAMPEDE
 from loadtest._evidence import BYPASS, HIT, MISS, UNLABELLED, Broken
 from loadtest._visitor import PIECE, Guest
 
@@ -42,10 +42,7 @@ class RawGuest(Guest):
         """What is still to come, as fast as it comes. Raises Broken, FAILURES."""
         while piece := answer.read(PIECE):
             body.feed(piece)
-        body.end()
-        self.test.evidence.holds(LENGTH)
-        if file.seeded:
-            self.test.evidence.holds(CONTENT)
+        self.test.is_whole(file, body)
 
 
 class Stampede(RawGuest):

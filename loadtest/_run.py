@@ -9,9 +9,9 @@ from gevent.lock import Semaphore
 from locust.env import Environment
 
 from loadtest import _raw
-from loadtest._bodies import Versions
+from loadtest._bodies import Body, Versions
 from loadtest._catalog import Catalog, File, discovered, in_folder
-from loadtest._checks import ANSWER, FRESH, ORIGIN
+from loadtest._checks import ANSWER, CONTENT, FRESH, LENGTH, ORIGIN
 from loadtest._corpus import Published, parse_size, published
 from loadtest._evidence import CACHE_RESULTS, UNLABELLED, Broken, Evidence
 
@@ -132,6 +132,26 @@ class Run:
     def on_disk(self, file: File) -> Published | None:
         """The version of a live file that is on the disk, if that is here to be seen."""
         return published(self.corpus, file.name) if file.live and self.corpus else None
+
+    def is_whole(self, file: File, body: Body) -> bytes:
+        """All bytes came; what stands for them. Raises Broken."""
+        content = body.end()
+        self.evidence.holds(LENGTH)
+        if file.seeded:
+            self.evidence.holds(CONTENT)
+        return content
+
+    def report(self, kind: str, name: str, ms: float, length: int, error: Exception | None = None) -> None:
+        """A row of Locust's report."""
+        self.environment.events.request.fire(
+            request_type=kind,
+            name=name,
+            response_time=ms,
+            response_length=length,
+            exception=error,
+            context={},
+            response=None,
+        )
 
     def is_fresh(self, file: File, version: int, seen: Published, asked_at_s: float) -> None:
         """Compare a version served with what was on the disk before it was asked for. Raises Broken."""

@@ -147,9 +147,8 @@ class Lister(Visitor):
         sure = sum(file.size for file in files if file.seeded)
         if sure > capacity:
             raise Broken(FITS, f"the {len(names)} listed files have {sure:,} bytes, the cache {capacity:,}")
-        if (
-            sum(file.size for file in files) <= capacity
-        ):  # other files may be smaller now than when they were found
+        # Others may be smaller now than when they were found: too many of their bytes prove nothing.
+        if sum(file.size for file in files) <= capacity:
             self.test.evidence.holds(FITS)
 
     def agree(self, name: str, check: str, listed: set[str] | None) -> None:
@@ -170,7 +169,7 @@ class Lister(Visitor):
             listed = self.listing("text")
         broken = Broken(check, f"{name} is {'' if name in (listed or ()) else 'not '}listed, HEAD says {said}")
         self.test.evidence.breaks(broken)
-        self.report("LIST", "agrees with HEAD", 0.0, 0, broken)
+        self.test.report("LIST", "agrees with HEAD", 0.0, 0, broken)
 
     def gone(self, listed: set[str]) -> None:
         """A name that was listed before and is not now must be read again: then it was evicted."""

@@ -13,7 +13,7 @@ from locust.contrib.fasthttp import FAILURE_EXCEPTIONS, ResponseContextManager
 from loadtest import _raw
 from loadtest._bodies import Body
 from loadtest._catalog import MIB, File, size_class
-from loadtest._checks import ANSWER, CONTENT, LENGTH, VERSION
+from loadtest._checks import ANSWER, LENGTH, VERSION
 from loadtest._evidence import Broken
 from loadtest._run import HOST, Run
 
@@ -35,7 +35,7 @@ class Guest(User):
             self.catalog = self.test.catalog()
         except Broken as broken:
             self.test.evidence.breaks(broken)
-            self.report("GET", "folders", 0.0, 0, broken)
+            self.test.report("GET", "folders", 0.0, 0, broken)
             raise GreenletExit from None
         if reason := self.unable():
             self.test.evidence.unable[type(self).__name__] = reason
@@ -48,18 +48,6 @@ class Guest(User):
     def succeeds(self) -> None:
         """One thing was done, and found right."""
         self.test.evidence.succeeded[type(self).__name__] += 1
-
-    def report(self, kind: str, name: str, ms: float, length: int, error: Exception | None = None) -> None:
-        """A row of Locust's report."""
-        self.environment.events.request.fire(
-            request_type=kind,
-            name=name,
-            response_time=ms,
-            response_length=length,
-            exception=error,
-            context={},
-            response=None,
-        )
 
     @contextmanager
     def reported(self, kind: str, name: str) -> Iterator[dict[str, Any]]:
@@ -77,7 +65,7 @@ class Guest(User):
             self.test.evidence.breaks(broken)
         else:
             self.succeeds()
-        self.report(kind, row["name"], (time.perf_counter() - started) * 1000, row["length"], broken)
+        self.test.report(kind, row["name"], (time.perf_counter() - started) * 1000, row["length"], broken)
 
 
 class Visitor(Guest, FastHttpUser):
@@ -166,12 +154,9 @@ class Visitor(Guest, FastHttpUser):
 
     def is_whole(self, file: File, body: Body, answer: ResponseContextManager) -> None:
         """All bytes came, and agree with what came under this ETag before. Raises Broken."""
-        digest = body.end()
-        self.test.evidence.holds(LENGTH)
-        if file.seeded:
-            self.test.evidence.holds(CONTENT)
+        content = self.test.is_whole(file, body)
         if etag := field(answer, "ETag"):
-            self.test.versions.agree(file.name, etag, digest)
+            self.test.versions.agree(file.name, etag, content)
             self.test.evidence.holds(VERSION)
 
 

@@ -126,15 +126,8 @@ class Watch:
             self.run.evidence.breaks(broken)
         else:
             self.run.evidence.holds(finding.check)
-        self.run.environment.events.request.fire(
-            request_type="INVARIANT",
-            name=finding.check,
-            response_time=(time.perf_counter() - started) * 1000 if started else 0,
-            response_length=0,
-            exception=broken,
-            context={},
-            response=None,
-        )
+        ms = (time.perf_counter() - started) * 1000 if started else 0
+        self.run.report("INVARIANT", finding.check, ms, 0, broken)
 
 
 def latencies(environment: Environment) -> dict[str, tuple[float, float]]:
