@@ -108,15 +108,15 @@ def tells_half_of_every_size() -> None:
 
 
 def forgets_to_subtract() -> None:
-    """A small file that is evicted stays in the sum; but only once, or soon nothing would fit."""
+    """A byte of a file that is evicted stays in the sum; but only once, or soon what fits would not."""
     forgotten: list[Entry] = []
 
     @instead_of(Cache, "_drop")
     def drop(right: Wrong, cache: Cache, entry: Entry) -> None:
         right(cache, entry)
-        if not forgotten and 0 < entry.size < ONE_FILE_BYTES:
+        if not forgotten and entry.size:
             forgotten.append(entry)
-            cache._cached += entry.size
+            cache._cached += 1
 
 
 def forgets_that_a_fill_ended() -> None:
