@@ -148,8 +148,7 @@ class Master:
         return _report.page(self.verdict, self.watch.samples, self.run.capacity(), self.notes())
 
     def _classes(self) -> set[str]:
-        wanted = CLASSES[self.run.options.shape]
-        return {user.__name__ for user in self.environment.user_classes if not wanted or user.__name__ in wanted}
+        return {user.__name__ for user in self.plan.classes(CLASSES[self.run.options.shape])}
 
     def _add_tab(self, web_ui: WebUI) -> None:
         """A tab with the checks as they stand, and the report at /loadtest-report."""

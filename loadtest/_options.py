@@ -4,7 +4,7 @@ from argparse import ArgumentTypeError
 
 from locust.argument_parser import LocustArgumentParser
 
-from loadtest._corpus import parse_size
+from loadtest._corpus import size_argument
 
 SHAPES = ("none", "pressure", "soak", "step", "relocate-worst")
 
@@ -14,10 +14,7 @@ class Size(str):
 
     def __new__(cls, text: str) -> "Size":
         if text:
-            try:
-                parse_size(text)
-            except ValueError as error:
-                raise ArgumentTypeError(error) from error
+            size_argument(text)
         return super().__new__(cls, text)
 
 

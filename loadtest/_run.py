@@ -24,6 +24,9 @@ CAPACITY = 64 << 20
 SECOND_LATE = 1.0
 """How much older than the server's window an answer may be: a request may wait."""
 
+RECENT = 8
+"""Files just served that a LIST is looked at for."""
+
 
 class Run:
     """Shared by the users of a process. Methods that ask the server switch greenlets."""
@@ -32,7 +35,7 @@ class Run:
         self.environment = environment
         self.evidence = Evidence()
         self.versions = Versions()
-        self.recent: deque[File] = deque(maxlen=64)
+        self.recent: deque[File] = deque(maxlen=RECENT)
         """Files that were just served, and so are most likely cached."""
         self._labelled = False
         self._catalog: Catalog | None = None
@@ -61,6 +64,11 @@ class Run:
     def corpus(self) -> Path | None:
         """The corpus that the server serves, if it is on this machine."""
         return Path(self.options.corpus) if self.options.corpus else None
+
+    @property
+    def window_s(self) -> float:
+        """How long after a file was replaced its old version may still be served."""
+        return float(self.options.revalidate) + SECOND_LATE
 
     def catalog(self) -> Catalog:
         """What there is to fetch, looked up once. Raises Broken if there is nothing."""
@@ -156,10 +164,12 @@ class Run:
     def is_fresh(self, file: File, version: int, seen: Published, asked_at_s: float) -> None:
         """Compare a version served with what was on the disk before it was asked for. Raises Broken."""
         late_s = asked_at_s - seen.at_s
-        if version < seen.version and late_s > self.options.revalidate + SECOND_LATE:
+        if late_s <= self.window_s:
+            return
+        if version < seen.version:
             raise Broken(
                 FRESH,
                 f"{file.name}: version {version}, {late_s:.1f} s after {seen.version} had been renamed into place",
             )
-        if seen.version > 1 and late_s > self.options.revalidate + SECOND_LATE:
+        if seen.version > 1:
             self.evidence.holds(FRESH)

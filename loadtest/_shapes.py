@@ -92,13 +92,13 @@ class Plan(LoadTestShape):
         asked = self.run.options.num_users
         return asked if asked and asked > 1 else USERS
 
-    def _of(self, names: frozenset[str]) -> list[type[User]]:
-        """The classes of these names that take part; all of them if `names` is empty."""
+    def classes(self, names: frozenset[str]) -> list[type[User]]:
+        """Of these names, those that take part; all of them if `names` is empty."""
         return [user for user in self.run.environment.user_classes if not names or user.__name__ in names]
 
     def _all(self, users: int, classes: frozenset[str]) -> Tick:
         """So many users, at once."""
-        some = self._of(classes)
+        some = self.classes(classes)
         return (max(users, len(some)), max(100.0, users), some) if some and users else (0, 100.0)
 
     def _as_asked(self, elapsed_s: float) -> Tick:
@@ -121,10 +121,7 @@ class Plan(LoadTestShape):
         return self._all(0, frozenset()) if elapsed_s < whole_s else None
 
     def _soak(self, elapsed_s: float) -> Tick:
-        whole_s = self.run.options.minutes * 60
-        if elapsed_s > whole_s:
-            return None
-        return self._all(self._users if elapsed_s < whole_s - DRAIN_S else 0, CLASSES["soak"])
+        return self._throughout(self.run.options.minutes * 60, elapsed_s, self._users, CLASSES["soak"])
 
     def _step(self, elapsed_s: float) -> Tick:
         """Twice the users every ten seconds, until p99 is not in time."""
@@ -144,10 +141,13 @@ class Plan(LoadTestShape):
         return users, float(total.current_rps), float(p99 or 0)
 
     def _relocate_worst(self, elapsed_s: float) -> Tick:
-        whole_s = self.run.options.seconds / 4
+        return self._throughout(self.run.options.seconds / 4, elapsed_s, 8, CLASSES["relocate-worst"])
+
+    def _throughout(self, whole_s: float, elapsed_s: float, users: int, classes: frozenset[str]) -> Tick:
+        """The same users all the time, but for the drain."""
         if elapsed_s > whole_s:
             return None
-        return self._all(8 if elapsed_s < whole_s - DRAIN_S else 0, CLASSES["relocate-worst"])
+        return self._all(users if elapsed_s < whole_s - DRAIN_S else 0, classes)
 
 
 def knee(steps: list[tuple[int, float, float]], target_ms: float) -> list[str]:

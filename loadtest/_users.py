@@ -1,7 +1,7 @@
 """Users who ask by the rules: they read what is popular, walk everything, list, resume, and replace files."""
 
 import time
-from pathlib import Path
+from collections import Counter
 from typing import Any
 
 from locust import between, constant, tag, task
@@ -24,14 +24,10 @@ from loadtest._checks import (
 )
 from loadtest._evidence import MISS, Broken
 from loadtest._raw import lines
-from loadtest._run import SECOND_LATE
 from loadtest._visitor import STREAM_ABOVE, Visitor, field, status_of
 
 ROUNDS = 12
 """How often LIST and HEAD are asked in turn before they count as disagreeing: between two, things change."""
-
-RECENT = 8
-"""Names just served that a LIST is looked at for."""
 
 HOT_SHARE = 0.2
 
@@ -115,7 +111,7 @@ class Lister(Visitor):
         strange = [name for name in still if name not in self.catalog.by_name]
         if still:
             self.agree(self.chance.choice(strange or still), EXISTS, listed)
-        for name in {file.name for file in list(self.test.recent)[-RECENT:]}:
+        for name in {file.name for file in self.test.recent}:
             if name in listed:
                 self.test.evidence.holds(WHOLE)
             else:
@@ -139,7 +135,7 @@ class Lister(Visitor):
     def is_possible(self, names: list[str]) -> None:
         """No name twice, and no more bytes than fit, by the sizes that the names say. Raises Broken."""
         if len(names) != len(set(names)):
-            twice = next(name for i, name in enumerate(names) if name in names[:i])
+            twice = Counter(names).most_common(1)[0][0]
             raise Broken(ONCE, f"{twice} is listed twice")
         self.test.evidence.holds(ONCE)
         files = [self.catalog.by_name[name] for name in names if name in self.catalog.by_name]
@@ -268,9 +264,9 @@ class Publisher(Visitor):
     wait_time = constant(0.1)
 
     def unable(self) -> str:
-        self.directory = self.test.corpus or Path()
         if not self.test.corpus:
             return "say --corpus DIR, the folder that the server serves, on this machine"
+        self.directory = self.test.corpus
         return "" if self.catalog.live else "no live/ files in the corpus"
 
     def on_start(self) -> None:
@@ -282,8 +278,7 @@ class Publisher(Visitor):
     def publish(self) -> None:
         """Fetch the file whose window has passed for longest, then replace it; while none has, only wait."""
         file = min(self.catalog.live, key=lambda file: self.published_at_s[file.name])
-        window_s = self.test.options.revalidate + SECOND_LATE
-        if time.time() - self.published_at_s[file.name] <= window_s:
+        if time.time() - self.published_at_s[file.name] <= self.test.window_s:
             return
         self.fetch(file)
         with self.reported("PUBLISH", "live"):

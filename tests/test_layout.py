@@ -174,7 +174,6 @@ OURS = {
         "loadtest._corpus",
         "loadtest._evidence",
         "loadtest._raw",
-        "loadtest._run",
         "loadtest._visitor",
     },
     "loadtest._raw_users": {
