@@ -11,6 +11,7 @@ import gevent
 
 from fileserver import heads, site, wire
 from fileserver.accesslog import Access
+from fileserver.fastpath import JOIN_BYTES, FastPath, Unfinished
 from fileserver.replies import Reply, one_line
 from fileserver.root import FileError
 from fileserver.store import Body
@@ -22,8 +23,6 @@ has 60). Whoever was told to go on with the body has it once more."""
 IDLE_S = 60.0
 """Between two requests (nginx keepalive_timeout is 75)."""
 
-JOIN_BYTES = 16 * 1024
-"""Up to here copying head and body together is cheaper than a vectored send."""
 BURST = 128
 """Answers that one connection may have without waiting before others get their turn."""
 
@@ -39,6 +38,7 @@ class Connection:
     __slots__ = (
         "_address",
         "_began_s",
+        "_fast",
         "_head_bytes",
         "_idle_s",
         "_is_last",
@@ -67,6 +67,7 @@ class Connection:
         self._address = address
         self._reader = wire.RequestReader()
         self._is_last = False
+        self._fast = FastPath(transport, pages, statuses, idle_s) if pages.takes and transport.is_bare else None
         # Of the answer under way, for the access log.
         self._began_s = transport.clock()
         self._sent = self._head_bytes = 0
@@ -139,9 +140,6 @@ class Connection:
                     self._transport.deadline_s = self._transport.clock() + HEAD_S
                 received: bytes | None = self._receive_rest()
             else:
-                if waiting is not Waiting.REQUEST:
-                    waiting = Waiting.REQUEST
-                    self._transport.deadline_s = self._transport.clock() + self._idle_s
                 received = self._receive_first()
             if not received:
                 return None
@@ -151,16 +149,33 @@ class Connection:
 
     def _receive_first(self) -> bytes | None:
         """The beginning of a request. Who may wait no longer still gets an answer to what has come already."""
-        if not (self._is_last or self._traffic.draining):
-            self._traffic.rest(self._transport)
-            try:
-                return self._transport.receive(Waiting.REQUEST)
-            except Expired:
-                self._is_last = True
-            finally:
-                # A request may have come between the word to give way and its effect.
-                self._is_last = self._traffic.wake(self._transport) or self._is_last
+        while not (self._is_last or self._traffic.draining):
+            self._transport.deadline_s = self._transport.clock() + self._idle_s
+            heard = self._rest()
+            if isinstance(heard, bytes):
+                return heard
+            if heard is not None:
+                self._finish(heard)
         return self._transport.receive_now()
+
+    def _rest(self) -> bytes | Unfinished | None:
+        """Wait among the idle for what the fast path does not answer; None when the wait has expired."""
+        self._traffic.rest(self._transport)
+        try:
+            if self._fast is not None:
+                return self._fast.listen()
+            return self._transport.receive(Waiting.REQUEST)
+        except Expired:
+            self._is_last = True
+            return None
+        finally:
+            # A request may have come between the word to give way and its effect.
+            self._is_last = self._traffic.wake(self._transport) or self._is_last
+
+    def _finish(self, answer: Unfinished) -> None:
+        """Send the rest of what the fast path began."""
+        head, body, taken = answer
+        self._send_body(head[taken:], body, max(0, taken - len(head)), body.size, is_begun=taken > 0)
 
     def _receive_rest(self) -> bytes:
         try:
@@ -254,14 +269,13 @@ class Connection:
         finally:
             self._traffic.page_bytes -= len(content)
 
-    def _send_body(self, head: bytes, body: Body, start: int, end: int) -> None:
+    def _send_body(self, head: bytes, body: Body, start: int, end: int, *, is_begun: bool = False) -> None:
         """Send a head and the bytes [start, end) of a body, and close the body.
 
         Raises the body's FileError as long as nothing was sent; later it raises Gone, because a short answer must
         not look whole.
         """
         offset = start
-        is_begun = False
         try:
             while head or offset < end:
                 taken = self._offer(self._next_buffers(head, body, offset, end))

@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 from fileserver import conditional, wire
+from fileserver.fills import Stored
 from fileserver.negotiation import CODINGS, accepted_codings
 from fileserver.precompressed import Precompressed
 from fileserver.replies import Reply, cache_fields, error
@@ -10,7 +11,7 @@ from fileserver.representation import Representation
 from fileserver.root import Changed, Forbidden, IsFolder, NotFound
 from fileserver.store import Body, Store
 from fileserver.traffic import Traffic
-from lrucache import Outcome
+from lrucache import Entry, Outcome
 
 
 class Variant(NamedTuple):
@@ -32,13 +33,20 @@ class Files:
     """
 
     def __init__(
-        self, store: Store, traffic: Traffic, *, download: bool = False, precompressed: Precompressed | None = None
+        self,
+        store: Store,
+        traffic: Traffic,
+        *,
+        download: bool = False,
+        precompressed: Precompressed | None = None,
+        every_fields: bytes = b"",
     ) -> None:
         self._store = store
         self._traffic = traffic
         self._precompressed = precompressed
         self._disposition = b"Content-Disposition: attachment\r\n" if download else b""
         self._vary = b"Vary: Accept-Encoding\r\n" if precompressed is not None else b""
+        self._every_fields = every_fields
 
     def answer(self, request: wire.Request, name: str) -> Reply:
         """The answer to a GET or HEAD of `name`."""
@@ -53,6 +61,35 @@ class Files:
                 raise
             self._precompressed.forget(name)  # it has gone since it was seen
             return self._answer(request, itself)
+
+    def hit_fields(self, entry: Entry) -> bytes:
+        """The header lines, to the end of the head, with which a HIT of the whole of `entry` is answered.
+
+        The same as `answer` would give; rendered once and kept in its `meta`.
+        """
+        stored: Stored = entry.meta
+        stored.hit_fields = self._whole_fields(stored.representation, cache_fields(Outcome.HIT))
+        return stored.hit_fields
+
+    def whole_now(self, name: str, now_s: float) -> tuple[Body, bytes] | None:
+        """A file and the header lines to the end of the head, if that takes no wait; else `answer` knows.
+
+        Never switches greenlets. The body is the caller's to close.
+        """
+        body = self._store.get_now(name, now_s)
+        if body is None:
+            return None
+        self._traffic.file_answers += 1
+        return body, self._whole_fields(body.representation, cache_fields(body.outcome, body.detail))
+
+    def resume(self, entry: Entry) -> Body:
+        """The body of a hit that the caller has counted."""
+        return self._store.body(entry)
+
+    def _whole_fields(self, representation: Representation, cache_status: bytes) -> bytes:
+        return b"".join(
+            (representation.fields, self._disposition, self._vary, cache_status, self._every_fields, b"\r\n")
+        )
 
     def whole(self, name: str) -> Reply:
         """The file without a head, for the one-line protocol."""

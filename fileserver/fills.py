@@ -33,6 +33,8 @@ class Stored:
     """The stamps were too fresh at the end of the fill to prove anything: look no more, read again."""
     looking: bool = False
     """A look ahead of the window's end is under way."""
+    hit_fields: bytes = b""
+    """The header lines of a plain hit's answer, once there was one."""
 
 
 class Fill:
@@ -133,11 +135,25 @@ class Fills:
         fill = Fill(self._clock())
         opened = self._disk.open_cached(name, min(CHUNK_BYTES, self._cache.capacity))
         if opened is not None and opened.descriptor < 0:
-            self._store_first(fill, name, opened)
-            fill.ended = True
-            return fill
+            return self._complete(fill, name, opened)
         self._in_flight[name] = fill
         gevent.spawn(self._run, fill, name, opened)
+        return fill
+
+    def read_now(self, name: str) -> Fill | None:
+        """`start`, but None if the fill would not have ended already. Raises FileError."""
+        fill = Fill(self._clock())
+        opened = self._disk.open_cached(name, min(CHUNK_BYTES, self._cache.capacity))
+        if opened is None:
+            return None
+        if opened.descriptor >= 0:
+            self._disk.release(opened.descriptor)
+            return None
+        return self._complete(fill, name, opened)
+
+    def _complete(self, fill: Fill, name: str, opened: Opened) -> Fill:
+        self._store_first(fill, name, opened)
+        fill.ended = True
         return fill
 
     def _run(self, fill: Fill, name: str, opened: Opened | None) -> None:
@@ -194,6 +210,7 @@ class Fills:
         if entry.meta.young and self._revalidate_s == 0:
             self._cache.release(entry)
         else:
+            entry.sure_until_s = entry.meta.looked_s + self._revalidate_s / 2
             self._cache.commit(entry)
 
 

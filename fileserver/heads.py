@@ -1,5 +1,6 @@
 """The heads of answers as bytes. Pure but for the clock of the Date line."""
 
+import math
 import time
 from collections.abc import Callable
 from email.utils import formatdate
@@ -38,6 +39,7 @@ class StatusLines:
         self._clock = clock
         self._second = -1
         self._lines: dict[int, bytes] = {}
+        self._ok, self._ok_until_s = b"", -math.inf
 
     def __getitem__(self, status: int) -> bytes:
         second = int(self._clock())
@@ -50,6 +52,13 @@ class StatusLines:
             lines = f"HTTP/1.1 {status} {REASONS[status]}\r\nDate: {date}\r\n".encode()
             self._lines[status] = lines
         return lines
+
+    def ok(self, now_s: float) -> bytes:
+        """Those of a 200, for who knows the time in monotonic seconds: they are made anew once a second."""
+        if now_s >= self._ok_until_s:
+            self._ok = self[200]
+            self._ok_until_s = now_s + 1 - self._clock() % 1
+        return self._ok
 
 
 def connection_field(*, keep_alive: bool, minor: int) -> bytes:

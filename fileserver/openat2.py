@@ -38,6 +38,9 @@ class _OpenHow(ctypes.Structure):
     _fields_ = (("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64))
 
 
+_SIZE = ctypes.sizeof(_OpenHow)
+
+
 @dataclass(frozen=True, slots=True)
 class Opener:
     """openat2 beneath one directory descriptor, which the maker owns and keeps open."""
@@ -46,8 +49,9 @@ class Opener:
     knows_cached: bool
     """Whether `cached` opens can succeed: a kernel with RESOLVE_CACHED, and a local file system."""
     _syscall: Any
-    _how: _OpenHow
-    _how_cached: _OpenHow
+    _how: Any
+    _how_cached: Any
+    """Both ctypes references, made once."""
 
     def open(self, name: str, *, cached: bool = False) -> int:
         """A descriptor for the relative `name`, the caller's to close. Safe in any thread.
@@ -58,9 +62,7 @@ class Opener:
         if cached and not self.knows_cached:
             raise BlockingIOError(errno.EAGAIN, "this open might wait")
         how = self._how_cached if cached else self._how
-        descriptor: int = self._syscall(
-            _SYS_OPENAT2, self.directory, os.fsencode(name), ctypes.byref(how), ctypes.sizeof(how)
-        )
+        descriptor: int = self._syscall(_SYS_OPENAT2, self.directory, os.fsencode(name), how, _SIZE)
         if descriptor >= 0:
             return descriptor
         error = ctypes.get_errno()
@@ -81,8 +83,8 @@ def probe(directory: int, flags: int) -> Opener | None:
     syscall.restype = ctypes.c_long
     syscall.argtypes = (ctypes.c_long, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p, ctypes.c_size_t)
     beneath = _RESOLVE_BENEATH | _RESOLVE_NO_MAGICLINKS
-    how = _OpenHow(flags, 0, beneath)
-    how_cached = _OpenHow(flags, 0, beneath | _RESOLVE_NO_XDEV | _RESOLVE_CACHED)
+    how = ctypes.byref(_OpenHow(flags, 0, beneath))
+    how_cached = ctypes.byref(_OpenHow(flags, 0, beneath | _RESOLVE_NO_XDEV | _RESOLVE_CACHED))
     opener = Opener(directory, True, syscall, how, how_cached)
     try:
         os.close(opener.open("."))

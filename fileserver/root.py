@@ -10,7 +10,7 @@ import errno
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import NamedTuple
 
 from fileserver import names, openat2, positioned
@@ -113,15 +113,21 @@ _MEANING: dict[int, type[FileError]] = {
 }
 
 
-@contextmanager
-def _meaning(*, cached: bool = False) -> Iterator[None]:
-    """Turn an OSError into the FileError that says what it means. With `cached` EAGAIN passes: it is an answer."""
-    try:
-        yield
-    except OSError as error:
-        if cached and isinstance(error, BlockingIOError):
-            raise
-        raise _MEANING.get(error.errno or 0, DiskFailure)(str(error)) from error
+class _Meaning:
+    """Turns an OSError into the FileError it means. With `cached` EAGAIN passes: it is an answer."""
+
+    def __init__(self, *, cached: bool) -> None:
+        self._cached = cached
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, OSError) and not (self._cached and isinstance(error, BlockingIOError)):
+            raise _MEANING.get(error.errno or 0, DiskFailure)(str(error)) from error
+
+
+_patiently, _if_cached = _Meaning(cached=False), _Meaning(cached=True)
 
 
 class Root:
@@ -161,7 +167,7 @@ class Root:
         after. With `cached`, raises BlockingIOError when the open itself would wait; `first` is None when only
         the read would. Raises FileError.
         """
-        with _meaning(cached=cached):
+        with _if_cached if cached else _patiently:
             descriptor = self._open(name, cached)
         try:
             identity = self.identity(descriptor)
@@ -185,7 +191,7 @@ class Root:
 
     def identity(self, descriptor: int) -> Identity:
         """What fstat says of an open file. Raises NotFound when it is no regular file, IsFolder when a folder."""
-        with _meaning():
+        with _patiently:
             status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise IsFolder("a folder") if stat.S_ISDIR(status.st_mode) else NotFound("not a regular file")
@@ -199,7 +205,7 @@ class Root:
         The file is looked at again *after* the read: Changed is raised instead of bytes that may be of another
         version. With `cached`, raises BlockingIOError unless every byte is in the page cache.
         """
-        with _meaning(cached=cached):
+        with _if_cached if cached else _patiently:
             length = max(0, min(length, identity.size - offset))
             content = (positioned.read_cached if cached else positioned.read)(descriptor, length, offset)
             if len(content) < length or not identity.same_bytes(self.identity(descriptor)):
@@ -208,7 +214,7 @@ class Root:
 
     def list(self, folder: str) -> Folder:
         """The folder's own entries that can be asked for; `""` is the root. Raises FileError."""
-        with _meaning():
+        with _patiently:
             if os.scandir not in os.supports_fd:
                 with os.scandir(self._resolved(folder)) as entries:
                     return self._listing(folder, entries)

@@ -10,6 +10,7 @@ from typing import Any
 
 import gevent
 from gevent.event import Event
+from gevent.monkey import get_original
 from gevent.server import StreamServer
 
 from fileserver.bursts import Burst
@@ -36,6 +37,9 @@ END_S = 0.5
 
 ACCEPT_PAUSE_S = 0.1
 """How long nothing is accepted after the system ran out of descriptors (nginx: accept_mutex_delay, 0.5 s)."""
+
+RawSocket = get_original("socket", "SocketType")
+"""The C socket without the layers of the standard library and of gevent: we wait for it ourselves."""
 
 log = logging.getLogger("gserver")
 
@@ -135,11 +139,14 @@ class Listener(StreamServer):
     ) -> None:
         super().__init__(address, handle, backlog=BACKLOG)
         self._make_room = make_room
+        self._family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         self._shortage = Burst("cannot accept connections")
 
     def do_read(self) -> Any:
         try:
-            return super().do_read()
+            return self._accept()
+        except BlockingIOError:
+            return None
         except OSError as problem:
             if problem.errno in self._SHORTAGES:
                 self._shortage(problem.strerror)
@@ -149,6 +156,10 @@ class Listener(StreamServer):
             elif problem.errno not in self._DEPARTURES:
                 raise
             return None
+
+    def _accept(self) -> tuple[Any, Any]:
+        descriptor, address = self.socket._accept()  # type: ignore[attr-defined]
+        return RawSocket(self._family, socket.SOCK_STREAM, 0, fileno=descriptor), address
 
     def _go_on(self) -> None:
         if self.started:

@@ -58,7 +58,18 @@ class Site:
         self.tokens = tokens
         self.access_log = access_log
         self.traffic = Traffic()
-        self._files = Files(store, self.traffic, download=download, precompressed=precompressed)
+        self._files = Files(
+            store,
+            self.traffic,
+            download=download,
+            precompressed=precompressed,
+            every_fields=self._every_fields,
+        )
+        self.takes = tokens is None and precompressed is None and access_log is None
+        self.take = store.cache.take
+        self.hit_fields = self._files.hit_fields
+        self.whole_now = self._files.whole_now
+        self.resume = self._files.resume
         self.about = About(store, self.traffic, access_log, clock=clock)
 
     def answer(self, request: wire.Request) -> Reply:

@@ -34,7 +34,7 @@ class Body:
     reader keeps one descriptor open, shared with all readers of that version.
     """
 
-    __slots__ = ("_entry", "_fill", "_store", "_version", "detail", "outcome", "representation", "size")
+    __slots__ = ("_fill", "_store", "_version", "detail", "entry", "outcome", "representation", "size")
 
     def __init__(
         self,
@@ -48,7 +48,7 @@ class Body:
         detail: str = "",
     ) -> None:
         self._store = store
-        self._entry = entry
+        self.entry = entry
         self._fill = fill
         self._version = version
         self.outcome = outcome
@@ -66,7 +66,7 @@ class Body:
         Raises FileError when this version can no longer be had; what was read before stays right.
         """
         while True:
-            entry = self._entry
+            entry = self.entry
             if entry is None:
                 return [self._from_disk(offset, limit)]
             buffers = entry.window(offset, limit)
@@ -96,9 +96,9 @@ class Body:
             self._version = None
 
     def _attach(self, entry: Entry | None) -> None:
-        if self._entry is not None:
-            self._entry.readers -= 1
-        self._entry = entry
+        if self.entry is not None:
+            self.entry.readers -= 1
+        self.entry = entry
         if entry is not None:
             entry.readers += 1
 
@@ -148,13 +148,33 @@ class Store:
         asked_s = self._clock()
         entry = self._believable(name, asked_s)
         if entry is not None and self.cache.hit(entry):
-            return Body(self, Outcome.HIT, entry.meta.representation, entry=entry)
+            return self.body(entry)
         fill = self.fills.running(name)
         if fill is not None:
             return self._joined(fill, name, asked_s)
         fill = self.fills.start(name)
         fill.wait_open()
         return self._body(fill, Outcome.MISS)
+
+    def get_now(self, name: str, asked_s: float) -> Body | None:
+        """`get` for who cannot wait; None when nothing was done, because it takes a wait or there is no such file.
+
+        Never switches greenlets.
+        """
+        entry = self.cache.find(name)
+        if entry is not None:
+            return self.body(entry) if self._known(entry, asked_s) and self.cache.hit(entry) else None
+        if self.fills.running(name) is not None:
+            return None
+        try:
+            fill = self.fills.read_now(name)
+        except FileError:
+            return None
+        return self._body(fill, Outcome.MISS) if fill is not None else None
+
+    def body(self, entry: Entry) -> Body:
+        """The body of a hit, which the caller has counted, and closes."""
+        return Body(self, Outcome.HIT, entry.meta.representation, entry=entry)
 
     def describe(self, name: str) -> Described:
         """The file's present version without its bytes. Starts no fill and counts nothing. Raises FileError."""
@@ -230,38 +250,43 @@ class Store:
         if entry is None:
             return None
         stored: Stored = entry.meta
-        age_s = asked_s - stored.looked_s
-        if age_s < self._revalidate_s / 2:
-            return entry
-        if age_s < self._revalidate_s:
-            return entry if stored.young or self._look_ahead(entry) else None
-        if stored.young:
+        if asked_s - stored.looked_s >= self._revalidate_s and stored.young:
             self.cache.discard(entry)
             return None
-        look = self._looks.look(name, asked_s - self._revalidate_s)
-        if look.failure is not None:
-            raise look.failure
-        return entry if self._learn(entry, look) else None
+        known = self._known(entry, asked_s)
+        if known is None:
+            look = self._looks.look(name, asked_s - self._revalidate_s)
+            if look.failure is not None:
+                raise look.failure
+            known = self._learn(entry, look)
+        return entry if known else None
 
-    def _look_ahead(self, entry: Entry) -> bool:
-        """Begin a look, if none is under way, and let the request pass; False if it already shows a change."""
+    def _known(self, entry: Entry, asked_s: float) -> bool | None:
+        """Whether the entry is true, as far as that can be known without a wait; None when it takes one."""
         stored: Stored = entry.meta
-        if stored.looking:
+        is_within = asked_s - stored.looked_s < self._revalidate_s
+        if asked_s < entry.sure_until_s or (is_within and (stored.young or stored.looking)):
             return True
+        if stored.young:
+            return None
         look = self._looks.begin(entry.name)
         if look.done.is_set():
-            return self._learn(entry, look)
-        stored.looking = True
-        gevent.spawn(self._learn_later, entry, look)
-        return True
+            return None if look.failure is not None and not is_within else self._learn(entry, look, at_once=True)
+        if is_within:
+            stored.looking = True
+            gevent.spawn(self._learn_later, entry, look)
+        return True if is_within else None
 
     def _learn_later(self, entry: Entry, look: Look) -> None:
         look.done.wait()
         entry.meta.looking = False
         self._learn(entry, look)
 
-    def _learn(self, entry: Entry, look: Look) -> bool:
-        """Drop the entry and say False if the look shows it to be untrue; a failing disk shows nothing."""
+    def _learn(self, entry: Entry, look: Look, *, at_once: bool = False) -> bool:
+        """Drop the entry and say False if the look shows it to be untrue; a failing disk shows nothing.
+
+        A look that the kernel answered `at_once` cost nobody a wait, and so the next one needs no head start.
+        """
         stored: Stored = entry.meta
         if look.failure is not None:
             return True
@@ -269,4 +294,5 @@ class Store:
             self.cache.discard(entry)
             return False
         stored.looked_s = max(stored.looked_s, look.began_s)
+        entry.sure_until_s = stored.looked_s + (self._revalidate_s if at_once else self._revalidate_s / 2)
         return True

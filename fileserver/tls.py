@@ -41,6 +41,7 @@ def load(certificate: str, key: str | None) -> ssl.SSLContext:
 class TlsTransport(Transport):
     """A transport through TLS. What is encrypted waits here while the socket is full, at most TLS_PENDING_MAX."""
 
+    is_bare = False
     __slots__ = ("_ciphertext", "_incoming", "_outgoing", "_tls")
 
     def __init__(self, client: Any, context: ssl.SSLContext, **options: Any) -> None:

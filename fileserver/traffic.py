@@ -4,6 +4,7 @@ A connection enters, rests while it waits for a request, wakes, and leaves. One 
 to a newcomer: from then on it does not count towards the limit, until it has left or turns out to be busy.
 """
 
+from collections import OrderedDict
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -23,7 +24,7 @@ class Traffic:
     """Of answers other than files, while they are being sent."""
     connections: set[Transport] = field(default_factory=set)
     """All of them, whatever they do: deadlines hold for all."""
-    idle: dict[Transport, None] = field(default_factory=dict)
+    idle: OrderedDict[Transport, None] = field(default_factory=OrderedDict)
     """Those that wait for a request, the longest-idle first."""
     leaving: set[Transport] = field(default_factory=set)
     """Those that were told to give way, or are being turned away."""

@@ -62,20 +62,24 @@ class Expired(Exception):
 class Transport:
     """A client's socket, which it owns until `close`. `clock` gives monotonic seconds.
 
-    `is_full` says that the socket took less than it was offered: `wait_writable` comes next.
+    `is_full` says that the socket took less than it was offered: `wait_writable` comes next. `is_bare` says that
+    the socket's bytes are the conversation's own, and so `listen` can be used.
     """
+
+    is_bare = True
 
     __slots__ = (
         "_hub",
         "_is_reset",
+        "_listener",
         "_readable",
-        "_socket",
         "_vectored",
         "_writable",
         "clock",
         "deadline_s",
         "is_full",
         "send_bytes",
+        "socket",
         "waiting",
     )
 
@@ -87,7 +91,7 @@ class Transport:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         client.setblocking(False)
-        self._socket = client
+        self.socket = client
         self._vectored = vectored
         self._hub = gevent.get_hub()
         descriptor = client.fileno()
@@ -96,6 +100,7 @@ class Transport:
         self.clock = clock
         self.deadline_s = math.inf
         self.waiting = Waiting.NOTHING
+        self._listener: Any = None
         self.is_full = False
         self.send_bytes = SEND_BYTES
         self._is_reset = False
@@ -107,13 +112,20 @@ class Transport:
         if self.waiting is Waiting.NOTHING:
             return
         self.deadline_s = math.inf
+        if self._listener is not None:
+            self._hub.loop.run_callback(self._interrupt, self._listener)
+            return
         watcher = self._writable if self.waiting is Waiting.WRITABLE else self._readable
         self._hub.cancel_wait(watcher, Expired)
+
+    def _interrupt(self, listener: Any) -> None:
+        if self._listener is listener:
+            listener.throw(Expired)
 
     def is_silent(self) -> bool:
         """Whether nothing has come that was not read yet. Never waits."""
         try:
-            return not self._socket.recv(1, socket.MSG_PEEK)  # nothing but its end
+            return not self.socket.recv(1, socket.MSG_PEEK)  # nothing but its end
         except OSError:
             return True
 
@@ -139,6 +151,18 @@ class Transport:
         """What has come, without waiting: None is nothing yet, `b""` the end. Raises Gone."""
         return self._take()
 
+    def listen(self, heard: Callable[[], None]) -> None:
+        """Have the loop call `heard` whenever there is something to receive, while this greenlet rests."""
+        self.waiting = Waiting.REQUEST
+        self._listener = gevent.getcurrent()
+        self._readable.start(heard)
+
+    def end_listening(self) -> None:
+        """Other waits are possible again."""
+        self._readable.stop()
+        self._listener = None
+        self.waiting = Waiting.NOTHING
+
     def offer(self, buffers: list[Buffer]) -> int:
         """Offer buffers without waiting; how many bytes were taken. Sets `is_full`. Raises Gone.
 
@@ -147,10 +171,10 @@ class Transport:
         try:
             if len(buffers) == 1 or not self._vectored:
                 offered = len(buffers[0])
-                taken: int = self._socket.send(buffers[0])
+                taken: int = self.socket.send(buffers[0])
             else:
                 offered = sum(map(len, buffers))
-                taken = self._socket.sendmsg(buffers)
+                taken = self.socket.sendmsg(buffers)
         except BlockingIOError:
             taken = 0
         except OSError as problem:
@@ -183,7 +207,7 @@ class Transport:
         """Let the coming close be a reset, so that nobody takes what was cut for the end."""
         self._is_reset = True
         with suppress(OSError):
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
 
     def close(self, *, linger: bool = False) -> None:
         """End it. With `linger`, read away what the client is still sending: closing on unread bytes resets, and
@@ -198,13 +222,13 @@ class Transport:
         finally:
             self._readable.close()
             self._writable.close()
-            self._socket.close()
+            self.socket.close()
 
     def _say_goodbye(self) -> None:
         """Whatever tells the client that this end is the end, without waiting."""
 
     def _linger(self) -> None:
-        self._socket.shutdown(socket.SHUT_WR)
+        self.socket.shutdown(socket.SHUT_WR)
         self.deadline_s = self.clock() + LINGER_S
         left = LINGER_BYTES
         while left > 0 and (received := self._receive_raw(Waiting.REST_OF_REQUEST)):
@@ -220,7 +244,7 @@ class Transport:
     def _take(self) -> bytes | None:
         """What the socket has; None when it has nothing, `b""` at its end."""
         try:
-            received: bytes = self._socket.recv(RECEIVE_BYTES)
+            received: bytes = self.socket.recv(RECEIVE_BYTES)
             return received
         except BlockingIOError:
             return None
@@ -249,7 +273,7 @@ class Transport:
         if fcntl is None:
             return None
         try:
-            answer = fcntl.ioctl(self._socket.fileno(), termios.TIOCOUTQ, bytes(4))
+            answer = fcntl.ioctl(self.socket.fileno(), termios.TIOCOUTQ, bytes(4))
         except OSError:
             return None
         return int(struct.unpack("i", answer)[0])

@@ -45,10 +45,21 @@ class Entry:
 
     `chunks` grows while the entry fills and is emptied in place the moment the entry is evicted, released or
     discarded, so a holder sees an empty list and no memory outlives the budget. `meta` is the owner's own: the
-    cache does not look at it.
+    cache does not look at it. So is `sure_until_s`: until then `take` may hand the entry out without a question.
     """
 
-    __slots__ = ("chunks", "created_s", "held", "hits", "meta", "name", "readers", "size", "used_s")
+    __slots__ = (
+        "chunks",
+        "created_s",
+        "held",
+        "hits",
+        "meta",
+        "name",
+        "readers",
+        "size",
+        "sure_until_s",
+        "used_s",
+    )
 
     def __init__(self, name: str, size: int, meta: Any, now_s: float) -> None:
         self.name = name
@@ -58,6 +69,7 @@ class Entry:
         self.held = 0
         self.hits = 0
         self.readers = 0
+        self.sure_until_s = now_s
         self.created_s = self.used_s = now_s
 
     def window(self, offset: int, limit: int) -> list[bytes | memoryview]:
@@ -120,12 +132,13 @@ class Cache:
         self.capacity = capacity
         self.max_entries = max_entries
         self._policy = policy
+        self._note_use = policy.hit
         self._clock = clock
         self._section = Semaphore(1)
         self._table: OrderedDict[str, Entry] = OrderedDict()
         self._in_flight: dict[str, Entry] = {}
         self._cached = self._filling = self._peak = 0
-        self._violations = self._evictions = 0
+        self._violations = self._evictions = self._hits = 0
         self._counts = dict.fromkeys(Outcome, 0)
 
     def find(self, name: str) -> Entry | None:
@@ -139,11 +152,27 @@ class Cache:
             if self._table.get(entry.name) is not entry:
                 return False
             self._table.move_to_end(entry.name)
-            self._policy.hit(entry.name)
+            self._note_use(entry.name)
             entry.hits += 1
             entry.used_s = self._clock()
-            self._counts[Outcome.HIT] += 1
+            self._hits += 1
             return True
+
+    def take(self, name: str, now_s: float) -> Entry | None:
+        """`find` and `hit` in one step, for an entry whose owner is sure of it; None means ask the long way."""
+        if not self._section.acquire(False):
+            return None
+        entry = self._table.get(name)
+        if entry is None or entry.sure_until_s <= now_s:
+            entry = None
+        else:
+            self._table.move_to_end(name)
+            self._note_use(name)
+            entry.hits += 1
+            entry.used_s = now_s
+            self._hits += 1
+        self._section.release()
+        return entry
 
     def count(self, outcome: Outcome) -> None:
         """Count an answer that was not a hit (`hit` counts itself)."""
@@ -271,7 +300,7 @@ class Cache:
             peak=self._peak,
             violations=self._violations,
             entries=len(self._table),
-            hits=self._counts[Outcome.HIT],
+            hits=self._hits,
             misses=self._counts[Outcome.MISS],
             coalesced=self._counts[Outcome.COALESCED],
             bypasses=self._counts[Outcome.BYPASS],

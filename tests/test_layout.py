@@ -78,6 +78,7 @@ OURS = {
     },
     "fileserver.files": {
         "lrucache",
+        "fileserver.fills",
         "fileserver.conditional",
         "fileserver.negotiation",
         "fileserver.precompressed",
@@ -105,8 +106,17 @@ OURS = {
         "fileserver.turns",
         "fileserver.wire",
     },
+    "fileserver.fastpath": {
+        "lrucache",
+        "fileserver.heads",
+        "fileserver.site",
+        "fileserver.store",
+        "fileserver.transport",
+        "fileserver.wire",
+    },
     "fileserver.connection": {
         "fileserver.accesslog",
+        "fileserver.fastpath",
         "fileserver.heads",
         "fileserver.replies",
         "fileserver.root",

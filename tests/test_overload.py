@@ -18,7 +18,6 @@ import gevent
 import pytest
 from gevent import socket
 from gevent.event import Event
-from gevent.server import StreamServer
 
 from fileserver import disk, server, traffic
 from fileserver.disk import Disk
@@ -434,9 +433,9 @@ def listener(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Listener, list[O
     monkeypatch.setattr(server, "ACCEPT_PAUSE_S", 0.02)
     errors: list[OSError] = []
     happened: list[str] = []
-    read = StreamServer.do_read
+    read = Listener._accept
 
-    def failing(self: StreamServer) -> Any:
+    def failing(self: Listener) -> Any:
         if errors:
             raise errors.pop(0)
         return read(self)
@@ -445,7 +444,7 @@ def listener(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Listener, list[O
         happened.append("served")
         client.close()
 
-    monkeypatch.setattr(StreamServer, "do_read", failing)
+    monkeypatch.setattr(Listener, "_accept", failing)
     listening = Listener(("127.0.0.1", 0), serve, lambda: happened.append("made room"))
     listening.start()
     yield listening, errors, happened

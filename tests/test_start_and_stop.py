@@ -117,7 +117,7 @@ def test_who_says_nothing_else_serves_this_machine_only(folder: Path) -> None:
 def test_each_socket_sends_without_delay_from_a_bounded_buffer_and_threads_switch_quickly(folder: Path) -> None:
     options = [("socket.SOL_SOCKET", "socket.SO_SNDBUF"), ("socket.IPPROTO_TCP", "socket.TCP_NODELAY")]
     said = ", ".join(
-        f"self._transport._socket.getsockopt(server.{level}, server.{option})" for level, option in options
+        f"self._transport.socket.getsockopt(server.{level}, server.{option})" for level, option in options
     )
     changes = (
         "serve = connection.Connection.serve; connection.Connection.serve = lambda self:"

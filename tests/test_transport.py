@@ -911,11 +911,11 @@ def test_where_nobody_tells_nothing_is_known(
     monkeypatch.setattr(transport, "fcntl", None)
     assert served._unacknowledged() is None
     monkeypatch.undo()
-    ours = served._socket
+    ours = served.socket
     with open(__file__, "rb") as no_socket:
-        served._socket = no_socket
+        served.socket = no_socket
         assert served._unacknowledged() is None
-    served._socket = ours
+    served.socket = ours
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="SIOCOUTQ counts what is not acknowledged on Linux")
