@@ -1,4 +1,5 @@
 # make serve [PORT=8080] [DIR=.]   make test   make load   make corpus [CORPUS=corpus]   make coverage   make clean
+# make bench [TRACE=requests.csv.gz]: gserver beside other file servers; takes an hour, and wants the machine for itself
 
 PORT ?= 8080
 DIR ?= .
@@ -6,8 +7,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 CORPUS ?= corpus
+TRACE ?= $(wildcard ../shared/traces/semicomplete_2015.csv.gz)
 
-.PHONY: serve test load corpus coverage clean
+.PHONY: serve test load corpus coverage bench clean
 
 serve: .venv/ready
 	exec $(BIN)/python gserver.py $(PORT) "$(DIR)"
@@ -29,10 +31,23 @@ coverage: .venv/ready
 	$(BIN)/coverage run -m pytest -q
 	$(BIN)/coverage report
 
+bench: .venv/ready .bench-venv/ready
+	$(BIN)/python -m benchmarks.http
+	$(BIN)/python -m benchmarks.slowdisk
+	$(BIN)/python -m benchmarks.footprint
+	$(BIN)/python -m benchmarks.samememory $(if $(TRACE),--trace "$(TRACE)")
+	$(BIN)/python -m benchmarks.hotpath
+
 clean:
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
+	rm -rf .venv .bench-venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
 
 .venv/ready: requirements.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	@touch $@
+
+# Without them, as without a network, the benchmarks say who is missing.
+.bench-venv/ready: benchmarks/requirements.txt
+	$(PYTHON) -m venv .bench-venv
+	-.bench-venv/bin/python -m pip install --quiet --disable-pip-version-check -r benchmarks/requirements.txt \
+		&& touch $@

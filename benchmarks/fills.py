@@ -1,108 +1,103 @@
-"""python -m benchmarks.fills: what a cold file costs, what blocked readers hold, and what slow misses do to hits.
+"""python -m benchmarks.fills: what a cold file costs that a thousand clients want, and what blocked readers hold.
 
-Each figure is taken from a gserver of its own on a free loopback port: one core for it, the other for the clients,
-where there are two. Bounded in count and time. Machines differ and are noisy: read the ratios.
+Each figure is taken from a gserver of its own: one core for it, the other for the clients, where there are two.
+Bounded in count and time. Linux only.
 """
 
 import os
-import statistics
+import platform
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import gevent
 from gevent import socket
 
-from tests.program import Program
+from benchmarks.clients import ANSWER_S, Client, stats
+from benchmarks.command import run
+from benchmarks.peers import HOST, Peer, serving
+from benchmarks.report import Table, heading, mib
+from benchmarks.workloads import KIB, MIB
 
-MIB = 1 << 20
-KIB = 1 << 10
+CLIENTS = 1000
+COLD_BYTES = 32 * MIB
+CHUNK_BYTES = 256 * KIB
+"""What gserver reads at a time."""
 
-SLOW_S = 0.2
-SLOW_MISSES = 50
-HITS = 2000
-HIT_EVERY_S = 0.002
+BLOCKED = 2000
+BLOCKED_BYTES = 16 * MIB
+WINDOW_BYTES = 4096
+"""Of a blocked reader's socket: the kernel takes little for it."""
+POLL_S = 0.2
 
-TINY_FILES = 60_000
-TINY_CACHE = 15 * MIB
-TINY_REQUESTS = 40_000
-ROUNDS = 3
-
-REQUEST = "GET /{} HTTP/1.1\r\nHost: x\r\n\r\n"
-
-SLOW_DISK = f"""
-from fileserver.root import Root
-from gevent.monkey import get_original
-import errno
-wait, read = get_original("time", "sleep"), Root.open
-def slow(self, name, first_max=0, *, cached=False):
-    if name.startswith("cold"):
-        if cached:
-            raise BlockingIOError(errno.EAGAIN, "a slow disk")
-        wait({SLOW_S})
-    return read(self, name, first_max, cached=cached)
-Root.open = slow
-"""
+Row = tuple[str, str]
 
 
-class Client:
-    """One keep-alive connection that knows just enough HTTP."""
-
-    def __init__(self, server: Program, receive_buffer: int = 0) -> None:
-        self._socket = socket.socket()
-        if receive_buffer:
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-        self._socket.settimeout(120)
-        self._socket.connect((server.host, server.port))
-
-    def ask(self, name: str) -> None:
-        """Send a request and wait for nothing."""
-        self._socket.sendall(REQUEST.format(name).encode())
-
-    def head(self) -> bytes:
-        """The beginning of the answer."""
-        return bytes(self._socket.recv(100))
-
-    def fetch(self, name: str) -> int:
-        """Bytes of the whole body."""
-        self.ask(name)
-        received = b""
-        while b"\r\n\r\n" not in received:
-            received += self._socket.recv(256 * KIB)
-        head, _, body = received.partition(b"\r\n\r\n")
-        length = int(head.partition(b"Content-Length: ")[2].partition(b"\r\n")[0])
-        got = len(body)
-        while got < length:
-            got += len(self._socket.recv(256 * KIB))
-        return got
-
-    def close(self) -> None:
-        """Hang up."""
-        self._socket.close()
+def connected(port: int, receive_buffer: int = 0) -> Client:
+    """A client that lets other greenlets run while it waits."""
+    connection = socket.socket()
+    if receive_buffer:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)  # only before `connect`
+    connection.settimeout(ANSWER_S)
+    connection.connect((HOST, port))
+    return Client(connection)
 
 
-@contextmanager
-def serving(folder: Path, *options: str, changes: str = "") -> Iterator[Program]:
-    """A gserver on the first core, the clients on the second."""
-    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-    with Program(folder, *options, changes=changes) as server:
-        if len(cores) > 1:
-            os.sched_setaffinity(server.process.pid, cores[:1])
-            os.sched_setaffinity(0, cores[1:])
-        try:
-            yield server
-        finally:
-            if len(cores) > 1:
-                os.sched_setaffinity(0, cores)
+def one_cold_file(folder: Path) -> list[Row]:
+    """CLIENTS at once ask for the same cold file."""
+    (folder / "file").write_bytes(os.urandom(COLD_BYTES))
+    with serving("gserver", folder) as server, ExitStack() as closing:
+        readers = [connected(server.port) for _ in range(CLIENTS)]
+        for reader in readers:
+            closing.callback(reader.close)
+        began_s = time.perf_counter()
+        gevent.joinall([gevent.spawn(fetch, reader) for reader in readers], raise_error=True)
+        took_s = time.perf_counter() - began_s
+        said = stats(server.port)
+    reads = said["disk_reads_inline"] + said["disk_reads_pool"]
+    return [
+        (f"{CLIENTS} clients, one cold file of {mib(COLD_BYTES)}", f"{reads} disk reads"),
+        ("the file has", f"{COLD_BYTES // CHUNK_BYTES} chunks"),
+        ("joined the one miss", f"{said['coalesced']}"),
+        ("took", f"{took_s:.1f} s, {CLIENTS * COLD_BYTES / MIB / took_s:,.0f} MiB/s"),
+    ]
 
 
-def cpu_s(pid: int) -> float:
-    """Processor seconds a process has used, where /proc says so."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+def fetch(reader: Client) -> None:
+    """Read the file to its end."""
+    reader.ask("file")
+    reader.answer()
+
+
+def blocked_readers(folder: Path) -> list[Row]:
+    """BLOCKED clients ask for another file each and read nothing."""
+    for number in range(BLOCKED):
+        with (folder / f"f{number}").open("wb") as file:
+            file.truncate(BLOCKED_BYTES)
+    with serving("gserver", folder) as server, ExitStack() as closing:
+        idle_bytes, idle_tcp_bytes = server.rss_bytes(), tcp_bytes()
+        for number in range(BLOCKED):
+            reader = connected(server.port, receive_buffer=WINDOW_BYTES)
+            closing.callback(reader.close)
+            reader.ask(f"f{number}")
+        payload_bytes = wait_until_it_stands_still(server)
+        return [
+            (f"{BLOCKED} blocked readers, {mib(BLOCKED_BYTES)} each", f"payload peak {mib(payload_bytes)}"),
+            ("RSS", f"{mib(idle_bytes)} -> {mib(server.rss_bytes())}"),
+            ("socket memory", f"{mib(idle_tcp_bytes)} -> {mib(tcp_bytes())}"),
+        ]
+
+
+def wait_until_it_stands_still(server: Peer) -> int:
+    """Until it sends no more, and reads no more; the most that its cache and its answers have held, in bytes."""
+    sent = -MIB
+    while (said := stats(server.port))["bytes_sent"] - sent > 4 * KIB or said["fills_in_flight"]:
+        sent = said["bytes_sent"]
+        gevent.sleep(POLL_S)
+    return int(said["peak"])
 
 
 def tcp_bytes() -> int:
@@ -111,142 +106,18 @@ def tcp_bytes() -> int:
     return int(line.split()[-1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def one_cold_file(folder: Path) -> None:
-    """A thousand clients at once ask for the same cold file of 32 MiB."""
-    (folder / "file").write_bytes(os.urandom(32 * MIB))
-    with serving(folder) as server:
-        clients = [Client(server) for _ in range(1000)]
-        began_s = time.perf_counter()
-        fetching = [gevent.spawn(client.fetch, "file") for client in clients]
-        gevent.joinall(fetching, raise_error=True)
-        took_s = time.perf_counter() - began_s
-        stats = server.stats()
-        for client in clients:
-            client.close()
-    reads = stats["disk_reads_inline"] + stats["disk_reads_pool"]
-    row("1000 clients, one cold file of 32 MiB", f"{reads} disk reads of 256 KiB (the file has 128)")
-    row("", f"{took_s:.1f} s, {32 * 1000 / took_s:.0f} MiB/s, {stats['coalesced']} joined the one miss")
-
-
-def blocked_readers(folder: Path) -> None:
-    """Two thousand clients ask for another 16 MiB file each and read nothing after the head."""
-    count = 2000
-    for number in range(count):
-        with (folder / f"f{number}").open("wb") as file:
-            file.truncate(16 * MIB)
-    with serving(folder) as server, ExitStack() as closing:
-        idle = server.stats()["rss_bytes"], tcp_bytes()
-        clients = [Client(server, receive_buffer=4096) for _ in range(count)]
-        for number, client in enumerate(clients):
-            closing.callback(client.close)
-            client.ask(f"f{number}")
-        for client in clients:
-            client.head()
-        sent = -MIB
-        while (stats := server.stats())["bytes_sent"] - sent > 4 * KIB or stats["fills_in_flight"]:
-            sent = stats["bytes_sent"]
-            gevent.sleep(0.2)
-        row(f"{count} blocked readers, 16 MiB each", f"payload peak {stats['peak'] / MIB:.0f} MiB")
-        row("", f"RSS {idle[0] / MIB:.0f} -> {stats['rss_bytes'] / MIB:.0f} MiB")
-        row("", f"socket memory {idle[1] / MIB:.0f} -> {tcp_bytes() / MIB:.0f} MiB")
-
-
-def hits_beside_slow_misses(folder: Path) -> None:
-    """One client asks for a hot 64 KiB file every 2 ms, alone and beside cold files that take 200 ms to open."""
-    (folder / "hot").write_bytes(os.urandom(64 * KIB))
-    for number in range(10 * SLOW_MISSES):
-        (folder / f"cold{number}").write_bytes(b"x" * KIB)
-    with serving(folder, changes=f"exec({SLOW_DISK!r})") as server:
-        alone = hit_latencies(server)
-
-        def miss(first: int) -> None:
-            client = Client(server)
-            for number in range(first, 10 * SLOW_MISSES, SLOW_MISSES):
-                client.fetch(f"cold{number}")
-            client.close()
-
-        missing = [gevent.spawn(miss, number) for number in range(SLOW_MISSES)]
-        beside = hit_latencies(server)
-        gevent.joinall(missing, raise_error=True)
-    row("hits, alone", percentiles(alone))
-    row(f"hits beside {SLOW_MISSES} slow readers", percentiles(beside))
-
-
-def hit_latencies(server: Program) -> list[float]:
-    """Seconds of each of HITS hits, asked for at a steady pace."""
-    client = Client(server)
-    client.fetch("hot")
-    took = []
-    for _ in range(HITS):
-        began_s = time.perf_counter()
-        client.fetch("hot")
-        took.append(time.perf_counter() - began_s)
-        gevent.sleep(HIT_EVERY_S)
-    client.close()
-    return took
-
-
-def percentiles(seconds: list[float]) -> str:
-    """`p50 0.10 ms, p99 0.30 ms`."""
-    cuts = statistics.quantiles(seconds, n=100)
-    return f"p50 {cuts[49] * 1000:.2f} ms, p99 {cuts[98] * 1000:.2f} ms, max {max(seconds) * 1000:.1f} ms"
-
-
-def cached_misses(folder: Path) -> None:
-    """Files of 1 KiB in the page cache: read anew for each request, against all in the cache."""
-    for number in range(TINY_FILES):
-        (folder / f"{number}").write_bytes(b"x" * KIB)
-    rates: dict[str, list[tuple[float, float]]] = {"hits": [], "misses": []}
-    for _ in range(ROUNDS):
-        with serving(folder) as server:
-            rates["hits"].append(rate(server, lambda number: number % 1000))
-        with serving(folder, "--cache", str(TINY_CACHE)) as server:
-            rates["misses"].append(rate(server, lambda number: number * 7919 % TINY_FILES))
-    medians = {
-        kind: [statistics.median(figure) for figure in zip(*taken, strict=True)] for kind, taken in rates.items()
-    }
-    for kind, (per_s, cpu_us) in medians.items():
-        row(f"1 KiB, all {kind}, page-cached", f"{per_s:.0f} requests/s, {cpu_us:.0f} us of server CPU each")
-    throughput, cpu = (medians["misses"][place] / medians["hits"][place] for place in (0, 1))
-    row("misses / hits", f"throughput {throughput:.2f}, CPU {cpu:.2f} (medians of {ROUNDS})")
-
-
-def rate(server: Program, choose: Callable[[int], int]) -> tuple[float, float]:
-    """Requests per second and microseconds of server CPU for each, over eight pipelining connections."""
-    depth = 32
-
-    def work(connection: int) -> None:
-        client = Client(server)
-        for first in range(0, TINY_REQUESTS // 8, depth):
-            names = [choose(connection * TINY_REQUESTS // 8 + first + place) for place in range(depth)]
-            client._socket.sendall("".join(REQUEST.format(name) for name in names).encode())
-            answers = b""
-            while answers.count(b"HTTP/1.1 200") < depth or len(answers) < depth * KIB:
-                answers += client._socket.recv(256 * KIB)
-        client.close()
-
-    work(0)
-    began_s, began_cpu_s = time.perf_counter(), cpu_s(server.process.pid)
-    gevent.joinall([gevent.spawn(work, connection) for connection in range(8)], raise_error=True)
-    took_s, took_cpu_s = time.perf_counter() - began_s, cpu_s(server.process.pid) - began_cpu_s
-    return TINY_REQUESTS / took_s, took_cpu_s / TINY_REQUESTS * 1e6
-
-
-def row(what: str, figure: str) -> None:
-    """A line of the report."""
-    print(f"{what:38} {figure}", flush=True)
+MEASUREMENTS: tuple[Callable[[Path], list[Row]], ...] = (one_cold_file, blocked_readers)
 
 
 def main() -> int:
     """Run all, one after the other."""
-    if not Path("/proc/net/sockstat").exists():
-        print("benchmarks.fills reads /proc and needs Linux", file=sys.stderr)
-        return 1
-    for measure in (one_cold_file, blocked_readers, hits_beside_slow_misses, cached_misses):
-        with tempfile.TemporaryDirectory() as folder:
-            measure(Path(folder))
+    versions = {"Python": platform.python_version(), "gevent": gevent.__version__}
+    print(heading("benchmarks.fills", versions), end="\n\n", flush=True)
+    for measure in MEASUREMENTS:
+        with TemporaryDirectory(prefix="gserver-bench-") as folder:
+            print(Table(["", ""], measure(Path(folder))).text(), flush=True)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(main))

@@ -35,6 +35,10 @@ ENVIRONMENT = PROJECT / ".bench-venv"
 CORES = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
 """The cores that this process was given at its start; a core in this package is a place in this list."""
 
+SERVER_CORE, LOAD_CORE = 0, 1
+
+GSERVER = PROJECT / "gserver.py"
+
 HOST = "127.0.0.1"
 BACKLOG = 4096
 CONNECTIONS_MAX = 20_000
@@ -49,12 +53,14 @@ START_S = 20.0
 STOP_S = 5.0
 """What a server may take to stop before it is killed: nobody waits for its transfers."""
 
+REST_S = 1.0
+"""What a server may take to put away what it needs no more, before its memory is read."""
+
 READY_PATH = "/.ready"
 """Asked for until there is an answer: no such file, so that nothing is cached."""
 
 CPU_CLOCK = 2
 """CPUCLOCK_SCHED: nanoseconds that a process has run, as in glibc's clock_getcpuclockid."""
-
 
 PARENT_DEATH_SIGNAL = 1
 """PR_SET_PDEATHSIG: what a process is sent when its parent is gone, as in prctl(2)."""
@@ -74,6 +80,8 @@ class Place:
     home: Path
     port: int
     options: Sequence[str] = ()
+    program: Sequence[str] = (str(GSERVER),)
+    """What Python is to run as gserver, before its options."""
     behind: int = 0
     """The port of the server that this one stands in front of."""
 
@@ -104,6 +112,11 @@ class Peer:
         """User and system seconds of all its processes so far, of those that ended too (these to 10 ms)."""
         return sum(_cpu_s(pid) for pid in self.pids())
 
+    def system_s(self) -> float:
+        """How many of these seconds were the kernel's, to 10 ms."""
+        ticks = sum(int(fields[12]) + int(fields[14]) for fields in map(_stat, self.pids()) if fields)
+        return ticks / os.sysconf("SC_CLK_TCK")
+
     def rss_bytes(self) -> int:
         """Resident bytes of all its processes; what they share is counted in each."""
         return sum(_rss_bytes(pid) for pid in self.pids())
@@ -114,22 +127,24 @@ def serving(
     kind: str,
     folder: Path,
     *,
-    core: int | None = 0,
+    core: int | None = SERVER_CORE,
     options: Sequence[str] = (),
+    program: Sequence[str] = (str(GSERVER),),
     enter: Callable[[], None] | None = None,
 ) -> Iterator[Peer]:
     """A server of one of KINDS over `folder`, from its first answer to the end of the `with`.
 
     `core` is its place in CORES (None, or only one core there: anywhere). `options` are for gserver's command
-    line, others ignore them. `enter` runs in the child before the server. Raises Missing where it cannot be
-    started. Blocks; stops it by its process id, with all that it started.
+    line, and `program` is what Python runs as gserver, another checkout's for example; others ignore both.
+    `enter` runs in the child before the server. Raises Missing where it cannot be started. Blocks; stops it by
+    its process id, with all that it started.
     """
     with ExitStack() as stopping:
         home = Path(stopping.enter_context(TemporaryDirectory(prefix="gserver-bench-")))
         behind = None
         if kind == "varnish":
             behind = stopping.enter_context(serving("nginx sendfile", folder, core=core, enter=enter))
-        place = Place(folder.resolve(), home, free_port(), options, behind.port if behind else 0)
+        place = Place(folder.resolve(), home, free_port(), options, program, behind.port if behind else 0)
         command = KINDS[kind](place)
         process = stopping.enter_context(_running(command, home, _in_child(core, enter)))
         _wait_until_it_answers(kind, process, place)
@@ -458,16 +473,19 @@ def _starlette(place: Place) -> Command:
 
 
 def _gserver(place: Place) -> Command:
-    line = [sys.executable, str(PROJECT / "gserver.py"), "--log-level", "warning", *place.options]
-    return Command([*line, str(place.port), str(place.folder)], _gserver_version())
+    line = [sys.executable, *place.program, "--log-level", "warning", *place.options]
+    return Command([*line, str(place.port), str(place.folder)], _gserver_version(Path(place.program[-1]).parent))
 
 
-def _gserver_version() -> str:
+def _gserver_version(checkout: Path) -> str:
     """Its number, the commit where there is one, and what it runs on."""
-    number = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["version"]
+    try:
+        number = tomllib.loads((checkout / "pyproject.toml").read_text())["project"]["version"]
+    except OSError:
+        number = "of unknown number"
     try:
         commit = subprocess.run(
-            ["git", "describe", "--always", "--dirty"], cwd=PROJECT, capture_output=True, text=True, check=True
+            ["git", "describe", "--always", "--dirty"], cwd=checkout, capture_output=True, text=True, check=True
         ).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         commit = "no commit"

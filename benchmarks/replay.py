@@ -10,12 +10,12 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from benchmarks.clients import request
+
 BUFFER_BYTES = 1 << 20
 HEAD_MAX_BYTES = 16 * 1024
 SILENCE_S = 30.0
 """How long a server may send nothing at all."""
-
-REQUEST = "GET /{} HTTP/1.1\r\nHost: {}\r\n\r\n"
 
 
 class Broken(Exception):
@@ -97,7 +97,7 @@ class Client:
         self._head = b""
         self._left = wanted.size
         self._asked_s = time.perf_counter()
-        self._socket.sendall(REQUEST.format(wanted.name, self._host).encode())
+        self._socket.sendall(request(wanted.name, self._host))
 
     def receive(self, buffer: memoryview) -> bool:
         """Take what has come; whether that is the end of the answer. Raises Broken, OSError."""

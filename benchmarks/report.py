@@ -65,6 +65,23 @@ def short(value: float) -> str:
     return f"{value / 1000:.1f}k" if value >= 10_000 else f"{value:,.0f}"
 
 
+def mib(count: float) -> str:
+    """Bytes in MiB: `12.3 MiB`."""
+    return f"{count / (1 << 20):.1f} MiB"
+
+
+def judgement(what: str, figure: float, *, at_most: float = math.inf, at_least: float = -math.inf) -> str:
+    """Whether a figure is within its one bound: `reached 8.1 of these (at most 10)`."""
+    word = "reached" if at_least <= figure <= at_most else "MISSED "
+    bound = f"at most {three_digits(at_most)}" if at_most < math.inf else f"at least {three_digits(at_least)}"
+    return f"{word} {three_digits(figure)} {what} ({bound})"
+
+
+def three_digits(value: float) -> str:
+    """At least so many: `10,240`, `114`, `43.1`, `0.902`."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
 @dataclass(frozen=True, slots=True)
 class Table:
     """Rows of cells under a head; the first column is the row's name."""

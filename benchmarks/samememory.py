@@ -7,10 +7,8 @@ counts is what was read from the disk; how long that took depends on the disk. L
 """
 
 import argparse
-import http.client
-import json
-import signal
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -20,7 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import cgroups, report, traces
-from benchmarks.peers import KINDS, Missing, Peer, pin, serving
+from benchmarks.clients import stats
+from benchmarks.command import listed, names_of, run
+from benchmarks.peers import GSERVER, KINDS, Missing, Peer, serving
 from benchmarks.replay import Broken, Wanted, replay
 from benchmarks.traces import MIB, Trace
 from fileserver.options import size
@@ -39,7 +39,8 @@ REPLAY_MAX_S = 600.0
 SETTLE_S = 2.5
 """Ours reads a file once more that was stored within two seconds of its time stamp; none of these is so young."""
 
-OWN_CORE = 1
+PAGE_CACHE, PAGE_CACHES = "--page-cache", ("keep", "drop")
+"""gserver's option, where it has it: whether the kernel may keep what is stored in the cache, too."""
 
 NO_ROOM = "killed: the memory does not suffice"
 
@@ -126,16 +127,29 @@ def medians(rounds: Sequence[Figures]) -> Figures:
 
 
 def subjects(
-    peers: Sequence[str], caches: Sequence[str], policies: Sequence[str], also: Sequence[Sequence[str]]
+    peers: Sequence[str], caches: Sequence[str], policies: Sequence[str], variants: Sequence[Sequence[str]]
 ) -> list[Subject]:
-    """The other servers, and ours with each policy and each cache: as it is, and with each of `also`."""
+    """The other servers, and ours with each policy, each cache and each variant's options."""
     ours = [
-        Subject("gserver", ("--cache", cache, "--policy", policy, *more))
+        Subject("gserver", ("--cache", cache, "--policy", policy, *variant))
         for policy in policies
         for cache in caches
-        for more in ((), *also)
+        for variant in variants
     ]
     return [*map(Subject, peers), *ours]
+
+
+def variants_of_ours(usage: str, also: Sequence[Sequence[str]]) -> list[list[str]]:
+    """Options to measure ours with: none, and each of `also`; all of them with each PAGE_CACHE, if it has that."""
+    pages = [[PAGE_CACHE, what] for what in PAGE_CACHES] if PAGE_CACHE in usage else [[]]
+    return [[*page_cache, *more] for more in ([], *also) for page_cache in pages]
+
+
+def usage_of_ours() -> str:
+    """What `gserver.py --help` says."""
+    return subprocess.run(
+        [sys.executable, str(GSERVER), "--help"], capture_output=True, text=True, timeout=30, check=True
+    ).stdout
 
 
 def measure(subject: Subject, conditions: Conditions) -> tuple[Figures, str]:
@@ -191,16 +205,11 @@ def replayed(peer: Peer, group: cgroups.Group, conditions: Conditions) -> Figure
 
 def hit_ratio(peer: Peer) -> float:
     """The part of ours' file answers that came from its cache."""
-    connection = http.client.HTTPConnection(peer.host, peer.port, timeout=30)
-    try:
-        connection.request("GET", "/-/stats")
-        stats = json.loads(connection.getresponse().read())
-    finally:
-        connection.close()
-    return float(stats["hits"] / max(1, stats["file_answers"]))
+    said = stats(peer.port)
+    return float(said["hits"] / max(1, said["file_answers"]))
 
 
-def run(all_subjects: Sequence[Subject], conditions: Conditions, rounds: int) -> Results:
+def measure_all(all_subjects: Sequence[Subject], conditions: Conditions, rounds: int) -> Results:
     """Every server in every round, one after the other; who fails once is not asked again."""
     results = Results()
     for number in range(rounds):
@@ -243,11 +252,6 @@ def say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def listed(text: str) -> list[str]:
-    """An argument type: words between commas."""
-    return [word.strip() for word in text.split(",") if word.strip()]
-
-
 def sizes(text: str) -> list[str]:
     """An argument type: sizes between commas, as gserver takes them."""
     for word in listed(text):
@@ -265,19 +269,21 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         "--files", metavar="SIZE", type=size, default=FILES_BYTES, help="and as many as need so large files (4GiB)"
     )
     add("--folder", metavar="DIR", type=Path, default=Path("/var/tmp"), help="where to make them: on a disk")
-    add("--peers", metavar="A,B", type=listed, default=listed(PEERS), help=f"of {', '.join(KINDS)}")
+    add("--peers", metavar="A,B", type=names_of(KINDS), default=listed(PEERS), help=f"of {', '.join(KINDS)}")
     add("--cache", metavar="SIZES", type=sizes, default=sizes(CACHES), help=f"of gserver (default: {CACHES})")
-    add("--policy", metavar="A,B", type=listed, default=list(POLICIES), help="of gserver (default: all)")
+    add(
+        "--policy",
+        metavar="A,B",
+        type=names_of(POLICIES),
+        default=list(POLICIES),
+        help="of gserver (default: all)",
+    )
     add("--also", metavar="OPTIONS", type=str.split, action="append", default=[], help="gserver with these too")
     add("--memory", metavar="SIZE", type=size, default=MEMORY_BYTES, help="for each server (default: 128MiB)")
     add("--connections", metavar="N", type=int, default=CONNECTIONS, help="of the client (default: %(default)s)")
     add("--rounds", metavar="N", type=int, default=ROUNDS, help="default: %(default)s")
     add("--json", metavar="FILE", type=Path, help="write all figures there")
-    parsed = parser.parse_args(arguments)
-    unknown = [kind for kind in parsed.peers if kind not in KINDS]
-    if unknown:
-        parser.error(f"--peers: {', '.join(unknown)} is none of {', '.join(KINDS)}")
-    return parsed
+    return parser.parse_args(arguments)
 
 
 def chosen_trace(arguments: argparse.Namespace) -> tuple[Trace, Trace]:
@@ -298,8 +304,9 @@ def compare(trace: Trace, whole: Trace, folder: Path, arguments: argparse.Namesp
     time.sleep(SETTLE_S)
     queue = [Wanted(str(number), trace.sizes[number]) for number in trace.requests]
     conditions = Conditions(arguments.memory, disk, folder, queue, arguments.connections)
-    everyone = subjects(arguments.peers, arguments.cache, arguments.policy, arguments.also)
-    results = run(everyone, conditions, arguments.rounds)
+    variants = variants_of_ours(usage_of_ours(), arguments.also)
+    everyone = subjects(arguments.peers, arguments.cache, arguments.policy, variants)
+    results = measure_all(everyone, conditions, arguments.rounds)
     print(report.heading("benchmarks.samememory", results.versions))
     print(described(trace, whole, conditions, arguments.rounds), end="\n\n")
     print(report.Table(HEAD, list(results.rows())).text())
@@ -314,23 +321,18 @@ def compare(trace: Trace, whole: Trace, folder: Path, arguments: argparse.Namesp
 def main() -> int:
     """Run it; 0 also where it cannot run, which is said; 1 for a trace that cannot be read."""
     arguments = parse()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # or nothing would be tidied up
     try:
         trace, whole = chosen_trace(arguments)
     except (OSError, ValueError) as problem:
         print(f"benchmarks.samememory: {problem}", file=sys.stderr)
         return 1
     try:
-        pin(OWN_CORE)
         with tempfile.TemporaryDirectory(prefix="gserver-bench-", dir=arguments.folder) as folder:
             compare(trace, whole, Path(folder), arguments)
     except (Missing, OSError) as problem:
-        print(f"benchmarks.samememory: {problem}")
+        print(f"left out: {problem}")
     return 0
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except KeyboardInterrupt:
-        sys.exit(130)
+    sys.exit(run(main))

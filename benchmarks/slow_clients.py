@@ -19,7 +19,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from benchmarks.peers import HOST, pin
+from benchmarks.clients import Client, Refused, body_length, request
+from benchmarks.peers import HOST, SERVER_CORE, pin
 from benchmarks.report import percentile
 from benchmarks.slow_fuse import COLD, FILE_BYTES, HOT, go_first
 
@@ -36,14 +37,7 @@ PATIENCE_S = 20.0
 START_S = 0.1
 """From the word to start until the start, so that all clients have it by then."""
 
-REQUEST = f"GET /{{}} HTTP/1.1\r\nHost: {HOST}\r\n\r\n"
-RECEIVE_BYTES = 256 * 1024
-
 SPAWN = multiprocessing.get_context("spawn")
-
-
-class Refused(Exception):
-    """A server hung up or said something other than a whole file, or nothing at all before it was measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,8 +140,9 @@ def ask_for_hot(pipe: Connection, port: int, seconds: float) -> None:
     """Ask every HOT_EVERY_S on one connection; a late answer delays the next request's sending, not its clock."""
     went_first = go_first(2)
     with socket.create_connection((HOST, port), timeout=PATIENCE_S) as server:
+        client = Client(server)
         for _ in range(WARM_UP):
-            fetch_hot(server)
+            fetch_hot(client)
         start_s = wait_for_start(pipe)
         end_s = start_s + seconds
         due_s = [start_s + number * HOT_EVERY_S for number in range(round(seconds / HOT_EVERY_S))]
@@ -156,38 +151,22 @@ def ask_for_hot(pipe: Connection, port: int, seconds: float) -> None:
             for one_s in due_s:
                 time.sleep(max(0.0, one_s - time.monotonic()))
                 server.settimeout(max(0.001, end_s - time.monotonic()))
-                fetch_hot(server)
+                fetch_hot(client)
                 waited_s.append(time.monotonic() - one_s)
     answered = len(waited_s)
     pipe.send(Hot(waited_s + [end_s - one_s for one_s in due_s[answered:]], answered, went_first))
 
 
-def fetch_hot(server: socket.socket) -> None:
+def fetch_hot(client: Client) -> None:
     """One request and its whole answer. Raises Refused; TimeoutError when nothing comes in the socket's time."""
-    server.sendall(REQUEST.format(HOT).encode())
-    answer = receive(server)
-    while b"\r\n\r\n" not in answer:
-        answer += receive(server)
-    head, _, body = answer.partition(b"\r\n\r\n")
-    check(head)
-    left = FILE_BYTES - len(body)
-    while left > 0:
-        left -= len(receive(server))
+    client.ask(HOT)
+    check(client.answer())
 
 
-def receive(server: socket.socket) -> bytes:
-    """What has come, at least a byte."""
-    content = server.recv(RECEIVE_BYTES)
-    if not content:
-        raise Refused("the server hung up")
-    return content
-
-
-def check(head: bytes) -> None:
-    """Raises Refused unless a whole file follows: who does not know its own name may say 200 and nothing."""
-    status, *fields = head.lower().split(b"\r\n")
-    if not status.startswith(b"http/1.1 200") or b"content-length: %d" % FILE_BYTES not in fields:
-        raise Refused(f"it said {head.decode(errors='replace').splitlines()}")
+def check(length: int) -> None:
+    """Raises Refused unless a whole file came: who does not know its own name may say 200 and nothing."""
+    if length != FILE_BYTES:
+        raise Refused(f"it sent {length} bytes and not {FILE_BYTES}")
 
 
 # Cold files.
@@ -207,8 +186,8 @@ async def read_through(pipe: Connection, port: int, seconds: float) -> int:
     async def read(place: int, answers: asyncio.StreamReader, requests: asyncio.StreamWriter) -> None:
         await asyncio.sleep(start_s + place * SPREAD_S / READERS - time.monotonic())
         while True:
-            requests.write(REQUEST.format(COLD.format(next(numbers))).encode())
-            check((await answers.readuntil(b"\r\n\r\n")).removesuffix(b"\r\n\r\n"))
+            requests.write(request(COLD.format(next(numbers))))
+            check(body_length(await answers.readuntil(b"\r\n\r\n")))
             await answers.readexactly(FILE_BYTES)
             next(whole)
 
@@ -224,7 +203,7 @@ async def read_through(pipe: Connection, port: int, seconds: float) -> int:
 
 def read_directly(pipe: Connection, folder: Path, seconds: float) -> None:
     """READERS threads, without a server but on its core; how many files they read in time."""
-    pin(0)
+    pin(SERVER_CORE)
     numbers, whole = itertools.count(), itertools.count()
     start_s = wait_for_start(pipe)
     end_s = start_s + seconds

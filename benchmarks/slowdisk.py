@@ -12,21 +12,20 @@ Everything ends by itself; a request that was never answered counts with what it
 """
 
 import argparse
-import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
+from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from benchmarks import report
-from benchmarks.peers import KINDS, Missing, Peer, pin, serving
-from benchmarks.slow_clients import READERS, Hot, Refused, measure_both, measure_hot, measure_without_server
+from benchmarks.clients import Refused
+from benchmarks.command import names_of, run
+from benchmarks.peers import KINDS, Missing, Peer, serving
+from benchmarks.slow_clients import READERS, Hot, measure_both, measure_hot, measure_without_server
 from benchmarks.slow_fuse import AT_ONCE, FILE_BYTES, HOT, slow_files
-
-LOAD_CORE = 1
 
 Storage = tuple[float, float]
 """Seconds of a read and of an open of a cold file. Names, sizes and all that concerns the hot file are fast."""
@@ -34,6 +33,8 @@ Storage = tuple[float, float]
 STORAGE: dict[str, Storage] = {"reads take 200 ms": (0.2, 0.0), "opens and reads take 200 ms": (0.2, 0.2)}
 
 PEERS = ("gserver", "nginx sendfile", "nginx aio", "lighttpd", "h2o", "caddy", "varnish")
+
+QUICK_SECONDS = 0.5
 
 QUIET, BUSY = "nginx copy", "nginx aio"
 """For the client's own noise: who serves the hot file, and who serves the readers meanwhile."""
@@ -110,17 +111,17 @@ def measure(name: str, hot: Peer, cold: Peer, seconds: float) -> Row:
     return Row(name, cold_per_s, hot.version, alone, beside)
 
 
-def measure_all(storage: Storage, seconds: float, peers: Sequence[str]) -> list[Row]:
-    """A row for each that can be had; why another cannot is printed. Raises Missing where there is no FUSE."""
+def measure_all(storage: Storage, seconds: float, names: Sequence[str]) -> list[Row]:
+    """A row for each server, or NOISE, that can be had; why another cannot is printed. Raises Missing: no FUSE."""
     rows = [measure_storage(storage, seconds)]
-    tasks: dict[str, Callable[[], Row]] = {NOISE: partial(measure_noise, storage, seconds)}
-    tasks |= {name: partial(measure_server, name, storage, seconds) for name in peers}
-    for name, task in tasks.items():
+    for name in names:
         print(f"measuring {name}", file=sys.stderr)
         try:
-            rows.append(task())
+            rows.append(
+                measure_noise(storage, seconds) if name == NOISE else measure_server(name, storage, seconds)
+            )
         except (Missing, Refused) as problem:
-            print(f"{name}: left out: {problem}", flush=True)
+            print(f"left out: {name}: {problem}", flush=True)
     return rows
 
 
@@ -150,45 +151,39 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=10.0, help="of each measurement (default: 10)")
     parser.add_argument(
         "--peers",
-        type=known,
+        type=names_of(KINDS, with_options=True),
         default=PEERS,
         metavar="A,B",
         help="servers (default: all); one may have options: 'gserver --threads 64'",
     )
+    parser.add_argument("--quick", action="store_true", help="half a second, one storage, gserver: does it run?")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to FILE too")
-    return parser.parse_args()
-
-
-def known(text: str) -> list[str]:
-    """The servers of a command line. Raises ArgumentTypeError for one that nobody knows."""
-    names = [name.strip() for name in text.split(",")]
-    for name in names:
-        if name.partition(" --")[0] not in KINDS:
-            raise argparse.ArgumentTypeError(f"no such server: {name} (there are {', '.join(KINDS)})")
-    return names
+    arguments = parser.parse_args()
+    if arguments.quick:
+        arguments.seconds, arguments.peers = QUICK_SECONDS, ["gserver"]
+    else:
+        arguments.peers = [NOISE, *arguments.peers]
+    return arguments
 
 
 def main() -> int:
     """Measure and print; the exit code."""
     arguments = parse()
-    if not sys.platform.startswith("linux"):
-        print("benchmarks.slowdisk needs FUSE as Linux has it", file=sys.stderr)
-        return 1
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # or nothing would be tidied up
-    pin(LOAD_CORE)
     found: dict[str, list[Row]] = {}
     try:
-        for words, storage in STORAGE.items():
+        for words, storage in islice(STORAGE.items(), 1 if arguments.quick else None):
             found[words] = measure_all(storage, arguments.seconds, arguments.peers)
             show(words, found[words])
     except Missing as problem:
-        print(problem)
+        print(f"left out: {problem}")
         return 0
-    except KeyboardInterrupt:
-        return 128 + signal.SIGINT
     rows = [row for group in found.values() for row in group]
     explain(rows)
-    print(report.heading("benchmarks.slowdisk", {row.name: row.version for row in rows if row.version}))
+    print(
+        report.heading(
+            "benchmarks.slowdisk", {row.name: row.version for row in rows if row.version and row.name != NOISE}
+        )
+    )
     if arguments.json:
         report.write_json(
             arguments.json, {words: [row.figures() for row in group] for words, group in found.items()}
@@ -197,4 +192,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(main))

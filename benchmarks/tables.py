@@ -23,6 +23,8 @@ class Sample:
     per_s: float
     cpu_us: float
     """Of the server, for each request."""
+    system_us: float
+    """The kernel's part of it."""
     busy: float
     """Share of its core that the server used."""
     answered: int
@@ -43,6 +45,10 @@ class Figures:
     def cpu_us(self, name: str) -> float:
         """The median of its CPU time per request, in microseconds."""
         return statistics.median(sample.cpu_us for sample in self.samples[name])
+
+    def system_us(self, name: str) -> float:
+        """The median of the kernel's part of it."""
+        return statistics.median(sample.system_us for sample in self.samples[name])
 
     def busy(self, name: str) -> float:
         """The median share of its core that it used."""

@@ -3,6 +3,7 @@
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from benchmarks.load import Asking
@@ -82,6 +83,7 @@ def misses() -> Column:
     return Column(title, dict.fromkeys(names, KIB), Asking(asked), ("--cache", TINY_CACHE))
 
 
+@cache
 def columns() -> dict[str, Column]:
     """Every column, by its name on the command line."""
     file = ["file"]

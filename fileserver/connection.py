@@ -156,6 +156,8 @@ class Connection:
                 return heard
             if heard is not None:
                 self._finish(heard)
+                if heard.is_last:
+                    return b""
         return self._transport.receive_now()
 
     def _rest(self) -> bytes | Unfinished | None:
@@ -163,7 +165,10 @@ class Connection:
         self._traffic.rest(self._transport)
         try:
             if self._fast is not None:
-                return self._fast.listen()
+                heard = self._fast.listen()
+                if heard and self._fast.has_answered:
+                    self._reader.note_http()
+                return heard
             return self._transport.receive(Waiting.REQUEST)
         except Expired:
             self._is_last = True
@@ -174,7 +179,7 @@ class Connection:
 
     def _finish(self, answer: Unfinished) -> None:
         """Send the rest of what the fast path began."""
-        head, body, taken = answer
+        head, body, taken, _ = answer
         self._send_body(head[taken:], body, max(0, taken - len(head)), body.size, is_begun=taken > 0)
 
     def _receive_rest(self) -> bytes:

@@ -9,7 +9,6 @@ Pool tasks touch no cache, no lock and no log: plain values in, `(value, error)`
 since an exception that leaves a pool task prints its traceback even when somebody catches it.
 """
 
-import os
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
@@ -17,7 +16,7 @@ import gevent
 from gevent import Greenlet
 from gevent.threadpool import ThreadPool
 
-from fileserver.root import Exhausted, Folder, Identity, Opened, Root
+from fileserver.root import Exhausted, Folder, Identity, Opened, Root, close
 from fileserver.threads import started
 from fileserver.turns import Turns
 from lrucache import CHUNK_BYTES
@@ -70,6 +69,17 @@ class Disk:
             raise
         self._count_open(opened)
         self.reads_inline += opened.first is not None
+        return opened
+
+    def settled(self, name: str, before_ns: int) -> Opened | None:
+        """A small file that was last changed before `before_ns`, whole, if that takes no wait and is not refused.
+
+        Never switches greenlets.
+        """
+        if not self._opens_inline or not self._open_turns.free:
+            return None
+        opened = self._root.settled(name, before_ns)
+        self.reads_inline += opened is not None
         return opened
 
     def open_spare(self, name: str) -> Opened | None:
@@ -147,7 +157,7 @@ class Disk:
         """Close a descriptor, and wait for nothing; where that asks a server (FUSE, NFS) a thread does it."""
         if self._opens_inline:
             try:
-                os.close(descriptor)
+                close(descriptor)
             finally:
                 self._open_turns.give()
         else:
@@ -157,7 +167,7 @@ class Disk:
 
     def _close_in_pool(self, descriptor: int) -> None:
         try:
-            _in(self._readers, os.close, descriptor)
+            _in(self._readers, close, descriptor)
         finally:
             self._open_turns.give()
 

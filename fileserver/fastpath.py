@@ -11,7 +11,6 @@ header fields in a dictionary, a Body, a Reply and a Verdict. README's figures a
 """
 
 import math
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import gevent
@@ -20,30 +19,51 @@ from fileserver import heads, wire
 from fileserver.site import Site
 from fileserver.store import Body
 from fileserver.transport import Expired, Gone, Transport
-from lrucache import Entry
+from lrucache import CHUNK_BYTES, Entry, Outcome
 
 JOIN_BYTES = 16 * 1024
 """Up to here copying head and body together is cheaper than a vectored send."""
+
+_LAST = heads.connection_field(keep_alive=False, minor=1)
 
 _scratch = bytearray(wire.PLAIN_BYTES)
 """Where all requests land: read, and judged or copied, before anything else can run."""
 
 
 class Unfinished(NamedTuple):
-    """A hit that is being answered, and of head and payload together the bytes that the socket took.
+    """An answer that the socket did not take at once: head and body, and how many bytes of both it took.
 
-    The body is the receiver's to close.
+    `is_last` when the client wants the connection to end with it. The body is the receiver's to close.
     """
 
     head: bytes
     body: Body
     taken: int
+    is_last: bool
+
+
+Heard = bytes | Unfinished | Gone
+"""What is the greenlet's: no plain request (`b""` is the end), an answer to go on with, or a dead socket."""
 
 
 class FastPath:
-    """Hears one client while it rests. Used by the greenlet of its connection alone."""
+    """Hears one client while it rests. Used by the greenlet of its connection alone.
 
-    __slots__ = ("_greenlet", "_hub", "_idle_s", "_site", "_statuses", "_take", "_traffic", "_transport")
+    `has_answered` as soon as there was a plain request.
+    """
+
+    __slots__ = (
+        "_greenlet",
+        "_hub",
+        "_idle_s",
+        "_is_new",
+        "_site",
+        "_statuses",
+        "_take",
+        "_traffic",
+        "_transport",
+        "has_answered",
+    )
 
     def __init__(self, transport: Transport, site: Site, statuses: heads.StatusLines, idle_s: float) -> None:
         self._transport = transport
@@ -54,18 +74,31 @@ class FastPath:
         self._idle_s = idle_s
         self._hub = gevent.get_hub()
         self._greenlet: Any = None
+        self._is_new = True
+        self.has_answered = False
 
     def listen(self) -> bytes | Unfinished:
         """Answer as long as requests are plain; then what was received that is not, or `b""` at the end.
 
         The connection is among the idle meanwhile. Raises Expired and Gone.
         """
+        heard = None
+        if self._is_new:  # the first request often comes with the connection
+            self._is_new = False
+            heard = self._hear()
+        if heard is None:
+            heard = self._rest()
+        if isinstance(heard, Gone):
+            raise heard
+        return heard
+
+    def _rest(self) -> Heard:
         self._greenlet = gevent.getcurrent()
         self._transport.listen(self._answer)
         try:
             while True:
                 try:
-                    heard: bytes | Unfinished = self._hub.switch()
+                    heard: Heard = self._hub.switch()
                     return heard
                 except Expired:
                     # It comes a turn after `expire`: by then there may be a deadline of its own again.
@@ -75,58 +108,55 @@ class FastPath:
             self._transport.end_listening()
 
     def _answer(self) -> None:
-        """The socket is readable. Runs in the hub: whatever would wait, or is wrong, is the greenlet's."""
+        """The socket is readable. Runs in the hub."""
+        try:
+            heard = self._hear()
+        except Exception as problem:
+            self._greenlet.throw(problem)
+            return
+        if heard is not None:
+            self._greenlet.switch(heard)
+
+    def _hear(self) -> Heard | None:
+        """Answer what has come, if it is plain; what would wait, or is wrong, is the greenlet's. Never waits."""
         transport = self._transport
         try:
             length = transport.socket.recv_into(_scratch)
         except BlockingIOError:
-            return
+            return None
         except OSError as problem:
-            self._greenlet.throw(Gone(problem))
-            return
+            return Gone(problem)
         plain = wire.plain(_scratch, 0, length)
         if plain is not None and transport.deadline_s != math.inf:
             now_s = transport.clock()
             name = plain[1].decode()
+            is_last = plain.lastindex != 1
             entry = self._take(name, now_s)
             if entry is not None:
-                self._traffic.file_answers += 1
-                self._send(now_s, entry.meta.hit_fields or self._site.hit_fields(entry), entry)
-                return
+                fields = entry.meta.hit_fields or self._site.hit_fields(entry)
+                return self._send(now_s, fields, entry, Outcome.HIT, is_last=is_last)
             found = self._site.whole_now(name, now_s)
             if found is not None:
-                body, fields = found
-                self._send(now_s, fields, body.entry, body)
-                return
-        self._greenlet.switch(bytes(memoryview(_scratch)[:length]))
+                entry, outcome, fields = found
+                return self._send(now_s, fields, entry, outcome, is_last=is_last)
+        return bytes(memoryview(_scratch)[:length])
 
-    def _send(self, now_s: float, fields: bytes, entry: Entry | None, body: Body | None = None) -> None:
-        transport = self._transport
+    def _send(self, now_s: float, fields: bytes, entry: Entry, outcome: Outcome, *, is_last: bool) -> Heard | None:
+        transport, traffic = self._transport, self._traffic
         head = self._statuses.ok(now_s) + fields
-        size = 0
-        chunks: Sequence[bytes | memoryview] = ()
-        if entry is not None:
-            size = entry.size
-            chunks = entry.chunks if size <= JOIN_BYTES else entry.window(0, transport.send_bytes)
+        if is_last:
+            head = head[:-2] + _LAST
+        size = entry.size
+        chunks = entry.chunks if size <= CHUNK_BYTES else entry.window(0, transport.send_bytes)
         try:
-            if size <= JOIN_BYTES:
-                taken = transport.socket.send(b"".join((head, *chunks)))
-            else:
-                taken = transport.socket.sendmsg((head, *chunks))
-        except BlockingIOError:
-            taken = 0
-        except OSError as problem:
-            if body is not None:
-                body.close()
-            self._greenlet.throw(Gone(problem))
-            return
-        traffic = self._traffic
+            taken = transport.offer([b"".join((head, *chunks))] if size <= JOIN_BYTES else [head, *chunks])
+        except Gone as gone:
+            return gone
+        traffic.file_answers += 1
         traffic.bytes_sent += taken
-        transport.deadline_s = now_s + self._idle_s
         traffic.idle.move_to_end(transport)
-        if body is None and entry is not None and taken < len(head) + size:
-            body = self._site.resume(entry)
-        if body is not None and taken < len(head) + body.size:
-            self._greenlet.switch(Unfinished(head, body, taken))
-        elif body is not None:
-            body.close()
+        transport.deadline_s = now_s + self._idle_s
+        self.has_answered = True
+        if taken < len(head) + size:
+            return Unfinished(head, self._site.resume(entry, outcome), taken, is_last)
+        return b"" if is_last else None

@@ -26,6 +26,14 @@ class Variant(NamedTuple):
         return representation.encoded(self.coding, self.original) if self.coding else representation
 
 
+class Whole(NamedTuple):
+    """A stored file, and the header lines, to the end of the head, with which the whole of it is answered."""
+
+    entry: Entry
+    outcome: Outcome
+    fields: bytes
+
+
 class Files:
     """The files of one store over HTTP. Methods may switch greenlets and raise FileError.
 
@@ -71,20 +79,17 @@ class Files:
         stored.hit_fields = self._whole_fields(stored.representation, cache_fields(Outcome.HIT))
         return stored.hit_fields
 
-    def whole_now(self, name: str, now_s: float) -> tuple[Body, bytes] | None:
-        """A file and the header lines to the end of the head, if that takes no wait; else `answer` knows.
-
-        Never switches greenlets. The body is the caller's to close.
-        """
-        body = self._store.get_now(name, now_s)
-        if body is None:
+    def whole_now(self, name: str, now_s: float) -> Whole | None:
+        """A valid name's file, if that takes no wait; else `answer` knows. Never switches greenlets."""
+        found = self._store.get_now(name, now_s)
+        if found is None:
             return None
-        self._traffic.file_answers += 1
-        return body, self._whole_fields(body.representation, cache_fields(body.outcome, body.detail))
+        entry, outcome = found
+        return Whole(entry, outcome, self._whole_fields(entry.meta.representation, cache_fields(outcome)))
 
-    def resume(self, entry: Entry) -> Body:
-        """The body of a hit that the caller has counted."""
-        return self._store.body(entry)
+    def resume(self, entry: Entry, outcome: Outcome) -> Body:
+        """The body of an answer that was counted."""
+        return self._store.resume(entry, outcome)
 
     def _whole_fields(self, representation: Representation, cache_status: bytes) -> bytes:
         return b"".join(

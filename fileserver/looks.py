@@ -15,15 +15,29 @@ from fileserver.root import FileError, Forbidden, Identity, IsFolder, NotFound
 
 
 class Look:
-    """One look: begun at `began_s`, and when `done` is set either an `identity` or an `error`."""
+    """One look: begun at `began_s`, and when it `is_done` either an `identity` or an `error`."""
 
-    __slots__ = ("began_s", "done", "error", "identity")
+    __slots__ = ("_done", "began_s", "error", "identity", "is_done")
 
     def __init__(self, began_s: float) -> None:
         self.began_s = began_s
-        self.done = Event()
+        self.is_done = False
+        self._done: Event | None = None
         self.identity: Identity | None = None
         self.error: FileError | None = None
+
+    def wait(self) -> None:
+        """Until it is done. Switches greenlets unless it is."""
+        if not self.is_done:
+            if self._done is None:
+                self._done = Event()
+            self._done.wait()
+
+    def finish(self) -> None:
+        """It has an identity or an error: wake everyone who waits."""
+        self.is_done = True
+        if self._done is not None:
+            self._done.set()
 
     @property
     def failure(self) -> FileError | None:
@@ -56,10 +70,10 @@ class Looks:
         """The same of several names, all under way at once."""
         found = []
         for name, look in [(name, self.begin(name)) for name in names]:
-            look.done.wait()
+            look.wait()
             while look.began_s < not_before_s:
                 look = self.begin(name)  # noqa: PLW2901 (joined one that began too early)
-                look.done.wait()
+                look.wait()
             found.append(look)
         return found
 
@@ -74,7 +88,7 @@ class Looks:
         except FileError as error:
             look.error = error
         if look.identity is not None or look.error is not None:
-            look.done.set()
+            look.is_done = True
         else:
             self._under_way[name] = look
             gevent.spawn(self._wait_for_disk, name, look)
@@ -87,4 +101,4 @@ class Looks:
             look.error = error
         finally:
             del self._under_way[name]
-            look.done.set()
+            look.finish()

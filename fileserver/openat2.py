@@ -40,6 +40,9 @@ class _OpenHow(ctypes.Structure):
 
 _SIZE = ctypes.sizeof(_OpenHow)
 
+_encoded = str.encode if sys.getfilesystemencoding() == "utf-8" else os.fsencode
+"""What os.fsencode would do, for names that are text (names.py)."""
+
 
 @dataclass(frozen=True, slots=True)
 class Opener:
@@ -62,7 +65,7 @@ class Opener:
         if cached and not self.knows_cached:
             raise BlockingIOError(errno.EAGAIN, "this open might wait")
         how = self._how_cached if cached else self._how
-        descriptor: int = self._syscall(_SYS_OPENAT2, self.directory, os.fsencode(name), how, _SIZE)
+        descriptor: int = self._syscall(_SYS_OPENAT2, self.directory, _encoded(name), how, _SIZE)
         if descriptor >= 0:
             return descriptor
         error = ctypes.get_errno()

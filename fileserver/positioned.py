@@ -38,6 +38,14 @@ def read_cached(descriptor: int, length: int, offset: int) -> bytes:
     return bytes(memoryview(_scratch)[:got])
 
 
+def read_cached_once(descriptor: int, length: int) -> bytes:
+    """What one call gives of the first `length` bytes (at most CHUNK_BYTES), in the same way."""
+    if not hasattr(os, "RWF_NOWAIT"):
+        raise BlockingIOError(errno.EAGAIN, "this system cannot say what it has cached")
+    got = os.preadv(descriptor, [memoryview(_scratch)[:length]], 0, os.RWF_NOWAIT)
+    return bytes(memoryview(_scratch)[:got])
+
+
 def read_whole(descriptor: int, length: int, offset: int) -> bytes:
     """Read `length` bytes, waiting as long as the disk takes. Fewer bytes mean the end of the file."""
     content = os.pread(descriptor, length, offset)

@@ -7,7 +7,7 @@ files and two hosts would answer differently.
 import mimetypes
 from email.utils import formatdate
 from functools import lru_cache
-from hashlib import sha256
+from hashlib import blake2b
 
 from fileserver.root import Identity
 
@@ -79,7 +79,7 @@ class Representation:
 
     With `coding` and `original` it is the precompressed form of another file: described as that file, encoded.
     The fields are rendered header lines, each ending in CRLF: `fields` of the whole, `part_fields` of a range,
-    `not_modified_fields` what a 304 repeats (section 15.4.5). `modified_s` are Unix seconds, None when HTTP cannot
+    `not_modified_fields` of a 304. `modified_s` are Unix seconds, None when HTTP cannot
     say them.
     """
 
@@ -87,12 +87,12 @@ class Representation:
         "_cache_control",
         "_described",
         "_encoded",
+        "_validators",
         "etag",
         "fields",
         "identity",
         "modified_s",
         "name",
-        "not_modified_fields",
     )
 
     def __init__(
@@ -108,22 +108,22 @@ class Representation:
         self.identity = identity
         self._cache_control = cache_control
         self._encoded: Representation | None = None
-        stamps = ":".join(map(str, identity[1:]))
-        self.etag = f'"{sha256(stamps.encode()).hexdigest()[:16]}"'
+        stamps = b"%d:%d:%d:%d" % identity[1:]
+        self.etag = f'"{blake2b(stamps, digest_size=8).hexdigest()}"'
         modified_s = identity.mtime_ns // 1_000_000_000
         # A stamp outside HTTP's four-digit years is a broken clock; no date is better than a wrong one.
         last_modified = _http_date(modified_s)
         self.modified_s = modified_s if last_modified else None
-        self.not_modified_fields = (
-            (f"Last-Modified: {last_modified}\r\n" if last_modified else "")
-            + f"ETag: {self.etag}\r\nCache-Control: {cache_control}\r\n"
-        ).encode("latin-1")
-        self._described = (
-            f"Content-Type: {content_type(original or name)}\r\n"
-            + (f"Content-Encoding: {coding}\r\n" if coding else "")
-            + "X-Content-Type-Options: nosniff\r\nAccept-Ranges: bytes\r\n"
-        ).encode("latin-1")
-        self.fields = b"Content-Length: %d\r\n" % identity.size + self._described + self.not_modified_fields
+        self._validators = (
+            f"Last-Modified: {last_modified}\r\n" if last_modified else ""
+        ) + f"ETag: {self.etag}\r\nCache-Control: {cache_control}\r\n"
+        self._described = _description(content_type(original or name), coding)
+        self.fields = f"Content-Length: {identity.size}\r\n{self._described}{self._validators}".encode("latin-1")
+
+    @property
+    def not_modified_fields(self) -> bytes:
+        """What a 304 repeats (section 15.4.5)."""
+        return self._validators.encode("latin-1")
 
     def encoded(self, coding: str, original: str) -> "Representation":
         """The same version as the form of the file `original` in a content coding; it is always the same one."""
@@ -136,13 +136,19 @@ class Representation:
     def part_fields(self, start: int, end: int) -> bytes:
         """The same for a 206 with the bytes from `start` up to before `end`."""
         return (
-            b"Content-Length: %d\r\nContent-Range: bytes %d-%d/%d\r\n"
-            % (end - start, start, end - 1, self.identity.size)
-            + self._described
-            + self.not_modified_fields
-        )
+            f"Content-Length: {end - start}\r\nContent-Range: bytes {start}-{end - 1}/{self.identity.size}\r\n"
+            f"{self._described}{self._validators}"
+        ).encode("latin-1")
 
 
+@lru_cache(1024)
+def _description(kind: str, coding: str) -> str:
+    """What is the same for all files of a kind."""
+    encoding = f"Content-Encoding: {coding}\r\n" if coding else ""
+    return f"Content-Type: {kind}\r\n{encoding}X-Content-Type-Options: nosniff\r\nAccept-Ranges: bytes\r\n"
+
+
+@lru_cache(1024)
 def _http_date(seconds: int) -> str:
     try:
         return formatdate(seconds, usegmt=True) if seconds >= 0 else ""

@@ -13,11 +13,19 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import NamedTuple
 
+from gevent.monkey import get_original
+
 from fileserver import names, openat2, positioned
 from lrucache import CHUNK_BYTES
 
 LISTING_MAX = 10_000
 """Entries read of one folder; a listing says when there are more. nginx has no bound, a page of 10,000 is 1 MB."""
+
+close = get_original("os", "close")
+"""gevent's, in a patched process, asks the system three times whether watchers of the loop must be told."""
+
+SMALL_BYTES = 16 * 1024
+"""Files below it may be read in one go, before anything is known of them."""
 
 _OPEN_FLAGS = os.O_RDONLY
 for _flag in ("O_NONBLOCK", "O_CLOEXEC", "O_NOCTTY", "O_BINARY", "O_NOINHERIT"):
@@ -113,21 +121,11 @@ _MEANING: dict[int, type[FileError]] = {
 }
 
 
-class _Meaning:
-    """Turns an OSError into the FileError it means. With `cached` EAGAIN passes: it is an answer."""
-
-    def __init__(self, *, cached: bool) -> None:
-        self._cached = cached
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, OSError) and not (self._cached and isinstance(error, BlockingIOError)):
-            raise _MEANING.get(error.errno or 0, DiskFailure)(str(error)) from error
-
-
-_patiently, _if_cached = _Meaning(cached=False), _Meaning(cached=True)
+def _meaning(error: OSError, *, cached: bool = False) -> Exception:
+    """The FileError it means. With `cached` EAGAIN is an answer, and stays what it is."""
+    if cached and isinstance(error, BlockingIOError):
+        return error
+    return _MEANING.get(error.errno or 0, DiskFailure)(str(error))
 
 
 class Root:
@@ -157,7 +155,7 @@ class Root:
     def close(self) -> None:
         """Give the descriptor back; nothing may be asked afterwards."""
         if self._directory >= 0:
-            os.close(self._directory)
+            close(self._directory)
             self._directory = -1
 
     def open(self, name: str, first_max: int = 0, *, cached: bool = False) -> Opened:
@@ -167,8 +165,7 @@ class Root:
         after. With `cached`, raises BlockingIOError when the open itself would wait; `first` is None when only
         the read would. Raises FileError.
         """
-        with _if_cached if cached else _patiently:
-            descriptor = self._open(name, cached)
+        descriptor = self._open(name, cached=cached)
         try:
             identity = self.identity(descriptor)
             first = None
@@ -176,23 +173,48 @@ class Root:
                 with suppress(BlockingIOError):
                     first = self.read(descriptor, identity, 0, CHUNK_BYTES, cached=cached)
         except BaseException:
-            os.close(descriptor)
+            close(descriptor)
             raise
         if first is not None and len(first) == identity.size:
-            os.close(descriptor)
+            close(descriptor)
             descriptor = -1
         return Opened(descriptor, identity, first)
 
     def stat(self, name: str, *, cached: bool = False) -> Identity:
         """The identity of the regular file `name`. Raises FileError; BlockingIOError as `open` does."""
-        opened = self.open(name, -1, cached=cached)
-        os.close(opened.descriptor)
-        return opened.identity
+        descriptor = self._open(name, cached=cached)
+        try:
+            return self.identity(descriptor)
+        finally:
+            close(descriptor)
+
+    def settled(self, name: str, before_ns: int) -> Opened | None:
+        """A file of less than SMALL_BYTES, last changed before `before_ns` (Unix time), if that takes no wait.
+
+        In four system calls. One look is enough here, after the read: whoever had changed the file meanwhile would
+        have left a later stamp. None when it is not such a file, or cannot be opened. Hub thread only.
+        """
+        try:
+            descriptor = self._open(name, cached=True)
+        except (BlockingIOError, FileError):
+            return None
+        try:
+            content = positioned.read_cached_once(descriptor, SMALL_BYTES)
+            identity = self.identity(descriptor)
+        except (OSError, FileError):
+            return None
+        finally:
+            close(descriptor)
+        is_whole = len(content) == identity.size < SMALL_BYTES
+        is_settled = identity.mtime_ns < before_ns and identity.ctime_ns < before_ns
+        return Opened(-1, identity, content) if is_whole and is_settled else None
 
     def identity(self, descriptor: int) -> Identity:
         """What fstat says of an open file. Raises NotFound when it is no regular file, IsFolder when a folder."""
-        with _patiently:
+        try:
             status = os.fstat(descriptor)
+        except OSError as error:
+            raise _meaning(error) from error
         if not stat.S_ISREG(status.st_mode):
             raise IsFolder("a folder") if stat.S_ISDIR(status.st_mode) else NotFound("not a regular file")
         return Identity(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
@@ -205,25 +227,29 @@ class Root:
         The file is looked at again *after* the read: Changed is raised instead of bytes that may be of another
         version. With `cached`, raises BlockingIOError unless every byte is in the page cache.
         """
-        with _if_cached if cached else _patiently:
-            length = max(0, min(length, identity.size - offset))
+        length = max(0, min(length, identity.size - offset))
+        try:
             content = (positioned.read_cached if cached else positioned.read)(descriptor, length, offset)
-            if len(content) < length or not identity.same_bytes(self.identity(descriptor)):
-                raise Changed("the file changed while it was read")
-            return content
+        except OSError as error:
+            raise _meaning(error, cached=cached) from error
+        if len(content) < length or not identity.same_bytes(self.identity(descriptor)):
+            raise Changed("the file changed while it was read")
+        return content
 
     def list(self, folder: str) -> Folder:
         """The folder's own entries that can be asked for; `""` is the root. Raises FileError."""
-        with _patiently:
+        try:
             if os.scandir not in os.supports_fd:
                 with os.scandir(self._resolved(folder)) as entries:
                     return self._listing(folder, entries)
-            descriptor = self._open(folder or ".", False)
+            descriptor = self._open(folder or ".")
             try:
                 with os.scandir(descriptor) as entries:
                     return self._listing(folder, entries)
             finally:
-                os.close(descriptor)
+                close(descriptor)
+        except OSError as error:
+            raise _meaning(error) from error
 
     def _listing(self, folder: str, entries: "Iterator[os.DirEntry[str]]") -> Folder:
         found: list[FolderEntry] = []
@@ -245,11 +271,11 @@ class Root:
         try:
             status = entry.stat(follow_symlinks=False)
             if stat.S_ISLNK(status.st_mode):
-                descriptor = self._open(f"{folder}/{entry.name}" if folder else entry.name, False)
+                descriptor = self._open(f"{folder}/{entry.name}" if folder else entry.name)
                 try:
                     status = os.fstat(descriptor)
                 finally:
-                    os.close(descriptor)
+                    close(descriptor)
         except (OSError, FileError):
             return None
         if stat.S_ISDIR(status.st_mode):
@@ -258,12 +284,15 @@ class Root:
             return FolderEntry(entry.name, False, status.st_size, status.st_mtime)
         return None
 
-    def _open(self, name: str, cached: bool) -> int:
-        if self._opener is not None:
-            return self._opener.open(name, cached=cached)
-        if cached:
-            raise BlockingIOError(errno.EAGAIN, "only the kernel knows what it has cached")
-        return os.open(self._resolved(name), _OPEN_FLAGS | getattr(os, "O_NOFOLLOW", 0))
+    def _open(self, name: str, *, cached: bool = False) -> int:
+        try:
+            if self._opener is not None:
+                return self._opener.open(name, cached=cached)
+            if cached:
+                raise BlockingIOError(errno.EAGAIN, "only the kernel knows what it has cached")
+            return os.open(self._resolved(name), _OPEN_FLAGS | getattr(os, "O_NOFOLLOW", 0))
+        except OSError as error:
+            raise _meaning(error, cached=cached) from error
 
     def _resolved(self, name: str) -> str:
         """The real path of `name`. Raises NotFound when it is not beneath the root."""

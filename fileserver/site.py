@@ -10,7 +10,7 @@ from fileserver import admin, heads, names, root, wire
 from fileserver.about import BY_ACCEPT, JSON, About, joined, wants_json
 from fileserver.accesslog import AccessLog
 from fileserver.bursts import Burst
-from fileserver.files import Files
+from fileserver.files import Files, Whole
 from fileserver.precompressed import Precompressed
 from fileserver.replies import Reply, error, explain, one_line, page
 from fileserver.store import Store
@@ -68,9 +68,14 @@ class Site:
         self.takes = tokens is None and precompressed is None and access_log is None
         self.take = store.cache.take
         self.hit_fields = self._files.hit_fields
-        self.whole_now = self._files.whole_now
         self.resume = self._files.resume
         self.about = About(store, self.traffic, access_log, clock=clock)
+
+    def whole_now(self, name: str, now_s: float) -> Whole | None:
+        """The whole of a file without a wait; None when `answer` has to be asked. Never switches greenlets."""
+        if _is_reserved(name) or not self._is_valid(name):
+            return None
+        return self._files.whole_now(name, now_s)
 
     def answer(self, request: wire.Request) -> Reply:
         """The answer to an HTTP request. Errors are answers too; only what nobody expected is raised."""

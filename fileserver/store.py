@@ -148,7 +148,7 @@ class Store:
         asked_s = self._clock()
         entry = self._believable(name, asked_s)
         if entry is not None and self.cache.hit(entry):
-            return self.body(entry)
+            return self.resume(entry, Outcome.HIT)
         fill = self.fills.running(name)
         if fill is not None:
             return self._joined(fill, name, asked_s)
@@ -156,25 +156,25 @@ class Store:
         fill.wait_open()
         return self._body(fill, Outcome.MISS)
 
-    def get_now(self, name: str, asked_s: float) -> Body | None:
-        """`get` for who cannot wait; None when nothing was done, because it takes a wait or there is no such file.
+    def get_now(self, name: str, asked_s: float) -> tuple[Entry, Outcome] | None:
+        """`get` for who cannot wait: the whole of a file, stored; None when nothing was done.
 
         Never switches greenlets.
         """
         entry = self.cache.find(name)
         if entry is not None:
-            return self.body(entry) if self._known(entry, asked_s) and self.cache.hit(entry) else None
+            return (entry, Outcome.HIT) if self._known(entry, asked_s) and self.cache.hit(entry) else None
         if self.fills.running(name) is not None:
             return None
-        try:
-            fill = self.fills.read_now(name)
-        except FileError:
+        entry = self.fills.read_now(name, asked_s)
+        if entry is None:
             return None
-        return self._body(fill, Outcome.MISS) if fill is not None else None
+        self.cache.count(Outcome.MISS)
+        return entry, Outcome.MISS
 
-    def body(self, entry: Entry) -> Body:
-        """The body of a hit, which the caller has counted, and closes."""
-        return Body(self, Outcome.HIT, entry.meta.representation, entry=entry)
+    def resume(self, entry: Entry, outcome: Outcome) -> Body:
+        """The body of an answer that the caller has counted, and whose entry it has; the caller closes it."""
+        return Body(self, outcome, entry.meta.representation, entry=entry)
 
     def describe(self, name: str) -> Described:
         """The file's present version without its bytes. Starts no fill and counts nothing. Raises FileError."""
@@ -270,7 +270,7 @@ class Store:
         if stored.young:
             return None
         look = self._looks.begin(entry.name)
-        if look.done.is_set():
+        if look.is_done:
             return None if look.failure is not None and not is_within else self._learn(entry, look, at_once=True)
         if is_within:
             stored.looking = True
@@ -278,7 +278,7 @@ class Store:
         return True if is_within else None
 
     def _learn_later(self, entry: Entry, look: Look) -> None:
-        look.done.wait()
+        look.wait()
         entry.meta.looking = False
         self._learn(entry, look)
 

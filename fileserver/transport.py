@@ -72,9 +72,9 @@ class Transport:
         "_hub",
         "_is_reset",
         "_listener",
-        "_readable",
+        "_reads",
         "_vectored",
-        "_writable",
+        "_writes",
         "clock",
         "deadline_s",
         "is_full",
@@ -94,9 +94,9 @@ class Transport:
         self.socket = client
         self._vectored = vectored
         self._hub = gevent.get_hub()
-        descriptor = client.fileno()
-        self._readable = self._hub.loop.io(descriptor, 1)
-        self._writable = self._hub.loop.io(descriptor, 2)
+        # Watchers of the loop, made when they are needed: many a client is answered and gone before.
+        self._reads: Any = None
+        self._writes: Any = None
         self.clock = clock
         self.deadline_s = math.inf
         self.waiting = Waiting.NOTHING
@@ -220,8 +220,9 @@ class Transport:
         except (Expired, Gone, OSError):
             pass
         finally:
-            self._readable.close()
-            self._writable.close()
+            for watcher in (self._reads, self._writes):
+                if watcher is not None:
+                    watcher.close()
             self.socket.close()
 
     def _say_goodbye(self) -> None:
@@ -264,6 +265,18 @@ class Transport:
                         raise
         finally:
             self.waiting = Waiting.NOTHING
+
+    @property
+    def _readable(self) -> Any:
+        if self._reads is None:
+            self._reads = self._hub.loop.io(self.socket.fileno(), 1)
+        return self._reads
+
+    @property
+    def _writable(self) -> Any:
+        if self._writes is None:
+            self._writes = self._hub.loop.io(self.socket.fileno(), 2)
+        return self._writes
 
     def _unacknowledged(self) -> int | None:
         """Bytes in the socket's send queue that the other side has not acknowledged; None where nobody says.

@@ -26,6 +26,8 @@ MAX_ENTRIES = 65_536
 class Outcome(Enum):
     """Where an answer's payload came from. Exactly one is counted for each answer."""
 
+    __hash__ = object.__hash__  # members are single; Enum's own is slow, and this is asked for with each answer
+
     HIT = "hit"
     MISS = "miss"
     COALESCED = "coalesced"
@@ -188,17 +190,7 @@ class Cache:
         with self._section:
             if name in self._in_flight:
                 raise ValueError(f"{name!r} is being filled already")
-            refusal = self._refusal(name, size)
-            if refusal is not None:
-                return refusal
-            if name in self._table:
-                self._drop(self._table[name])
-            self._make_room(size)
-            self._policy.added(name, size)
-            entry = self._in_flight[name] = Entry(name, size, meta, self._clock())
-            self._filling += size
-            self._check_budget()
-            return entry
+            return self._reserve(name, size, meta)
 
     def append(self, entry: Entry, chunk: bytes) -> None:
         """Add the next chunk of an entry in flight, full unless it is the last. Raises ValueError on any other."""
@@ -217,11 +209,23 @@ class Cache:
             if self._in_flight.get(entry.name) is not entry or entry.held != entry.size:
                 self._violations += 1
                 raise ValueError(f"{entry.name!r} is not complete")
-            del self._in_flight[entry.name]
-            self._table[entry.name] = entry
-            self._filling -= entry.size
-            self._cached += entry.size
-            self._check_budget()
+            self._commit(entry)
+
+    def put(self, name: str, content: bytes, meta: Any) -> Entry | Refusal:
+        """`reserve`, `append` and `commit` in one step, for what is complete with its first chunk.
+
+        Raises ValueError when it is larger than a chunk, or the name is being filled.
+        """
+        with self._section:
+            if name in self._in_flight or len(content) > CHUNK_BYTES:
+                raise ValueError(f"{name!r} is being filled already, or too large for one chunk")
+            entry = self._reserve(name, len(content), meta)
+            if isinstance(entry, Entry):
+                entry.held = entry.size
+                if content:
+                    entry.chunks.append(content)
+                self._commit(entry)
+            return entry
 
     def release(self, entry: Entry) -> None:
         """Give up an entry in flight and its bytes. Does nothing if it was committed or released before."""
@@ -251,6 +255,26 @@ class Cache:
             return self._stats()
 
     # Below here the semaphore is held.
+
+    def _reserve(self, name: str, size: int, meta: Any) -> Entry | Refusal:
+        refusal = self._refusal(name, size)
+        if refusal is not None:
+            return refusal
+        if name in self._table:
+            self._drop(self._table[name])
+        self._make_room(size)
+        self._policy.added(name, size)
+        entry = self._in_flight[name] = Entry(name, size, meta, self._clock())
+        self._filling += size
+        self._check_budget()
+        return entry
+
+    def _commit(self, entry: Entry) -> None:
+        del self._in_flight[entry.name]
+        self._table[entry.name] = entry
+        self._filling -= entry.size
+        self._cached += entry.size
+        self._check_budget()
 
     def _refusal(self, name: str, size: int) -> Refusal | None:
         if size > self.capacity:
@@ -285,11 +309,9 @@ class Cache:
         entry.chunks.clear()
 
     def _check_budget(self) -> None:
-        self._peak = max(self._peak, self._cached + self._filling)
-        if (
-            self._cached + self._filling > self.capacity
-            or len(self._table) + len(self._in_flight) > self.max_entries
-        ):
+        held = self._cached + self._filling
+        self._peak = max(self._peak, held)
+        if held > self.capacity or len(self._table) + len(self._in_flight) > self.max_entries:
             self._violations += 1
 
     def _stats(self) -> CacheStats:

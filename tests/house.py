@@ -5,7 +5,6 @@ import math
 import os
 import ssl
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -76,6 +75,7 @@ class FaultyRoot(Root):
         self.after_read: Callable[[str, int], None] = lambda name, offset: None
         self.stamps: Callable[[str, Identity], Identity] = lambda name, identity: identity
         self._names: dict[int, str] = {}
+        self._settling = False
 
     def open(self, name: str, first_max: int = 0, *, cached: bool = False) -> Opened:
         self._warm(name, cached)
@@ -93,13 +93,28 @@ class FaultyRoot(Root):
         os.close(opened.descriptor)
         return opened.identity
 
-    def _open(self, name: str, cached: bool) -> int:
-        descriptor = super()._open(name, cached)
+    def settled(self, name: str, before_ns: int) -> Opened | None:
+        if name in self.cold:
+            return None
+        self._settling = True
+        try:
+            opened = super().settled(name, before_ns)
+        finally:
+            self._settling = False
+        if opened is not None:
+            self.opens.append(name)
+            self.reads.append((name, 0))
+        return opened
+
+    def _open(self, name: str, *, cached: bool = False) -> int:
+        descriptor = super()._open(name, cached=cached)
         self._names[descriptor] = name
         return descriptor
 
     def identity(self, descriptor: int) -> Identity:
         name = self._names[descriptor]
+        if self._settling:  # it has been read, and is looked at now
+            self.after_read(name, 0)
         if name in self.cold:
             self.before_fstat(name)
         return self.stamps(name, super().identity(descriptor))
@@ -217,11 +232,12 @@ class House:
         client: Any,
         tls: ssl.SSLContext | None = None,
         *,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] | None = None,
         vectored: bool = True,
         **options: Any,
     ) -> Connection:
-        """A connection over an accepted socket, plain or with `tls`."""
+        """A connection over an accepted socket, plain or with `tls`; by the house's clock unless given one."""
+        clock = clock or self.clock
         transport = (
             Transport(client, clock=clock, vectored=vectored)
             if tls is None
@@ -235,7 +251,7 @@ class House:
         *,
         send_buffer: int = 0,
         tls: ssl.SSLContext | None = None,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] | None = None,
         **options: Any,
     ) -> Iterator[int]:
         """A StreamServer over this house; the port. `send_buffer` is SO_SNDBUF, 0 leaves it to the system."""

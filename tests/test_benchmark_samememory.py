@@ -187,8 +187,8 @@ def test_an_answer_is_the_whole_file() -> None:
             check_head(Wanted("7", 5), head)
 
 
-def test_ours_runs_with_each_policy_and_cache_with_and_without_the_options() -> None:
-    found = samememory.subjects(["caddy"], ["1MiB", "2MiB"], ["lru"], [["--io", "pool"]])
+def test_ours_runs_with_each_policy_and_cache_and_variant() -> None:
+    found = samememory.subjects(["caddy"], ["1MiB", "2MiB"], ["lru"], [[], ["--io", "pool"]])
     assert [subject.name for subject in found] == [
         "caddy",
         "gserver --cache 1MiB --policy lru",
@@ -196,6 +196,27 @@ def test_ours_runs_with_each_policy_and_cache_with_and_without_the_options() -> 
         "gserver --cache 2MiB --policy lru",
         "gserver --cache 2MiB --policy lru --io pool",
     ]
+
+
+@pytest.mark.parametrize(
+    ("usage", "variants"),
+    [
+        ("--cache SIZE", [[], ["--io", "pool"]]),
+        (
+            "--page-cache {keep,drop}",
+            [
+                ["--page-cache", "keep"],
+                ["--page-cache", "drop"],
+                ["--page-cache", "keep", "--io", "pool"],
+                ["--page-cache", "drop", "--io", "pool"],
+            ],
+        ),
+    ],
+)
+def test_both_ways_with_the_page_cache_are_measured_where_there_are_two(
+    usage: str, variants: list[list[str]]
+) -> None:
+    assert samememory.variants_of_ours(usage, [["--io", "pool"]]) == variants
 
 
 def test_a_row_has_a_cell_for_each_column_and_a_dash_for_what_there_is_not() -> None:
@@ -225,7 +246,8 @@ def test_a_server_that_read_less_than_the_files_have_is_doubted() -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--peers", "apache"], ["--cache", "much"], ["--limit", "few"], ["--memory", "-1"]]
+    "arguments",
+    [["--peers", "apache"], ["--policy", "random"], ["--cache", "much"], ["--limit", "few"], ["--memory", "-1"]],
 )
 def test_a_wrong_command_line_is_refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):

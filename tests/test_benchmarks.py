@@ -1,17 +1,14 @@
-"""What benchmarks/ makes of figures, and that it runs. How fast anything is, no test says."""
+"""What benchmarks/ makes of figures. How fast anything is, no test says."""
 
+import argparse
 import io
-import json
-import os
-import shutil
-import subprocess
-import sys
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import pytest
 
-from benchmarks.http import rotated
+from benchmarks.clients import stats
+from benchmarks.command import names_of
 from benchmarks.load import (
     LATE_MS,
     RATE_CONNECTIONS,
@@ -26,8 +23,9 @@ from benchmarks.load import (
     warm,
     with_held_back,
 )
-from benchmarks.peers import Peer
-from benchmarks.report import Spread, Table, bars, heading, percentile, ratios, short, spread
+from benchmarks.peers import GSERVER, Missing, Peer, serving
+from benchmarks.report import Spread, Table, bars, heading, judgement, percentile, ratios, short, spread
+from benchmarks.rounds import rotated
 from benchmarks.tables import (
     Figures,
     Logged,
@@ -39,7 +37,7 @@ from benchmarks.tables import (
     throughput_table,
 )
 from benchmarks.workloads import MIB, columns
-from tests.program import PROJECT, Program
+from tests.program import Program
 
 WRK = """Running 1s test @ http://127.0.0.1:35437/
   1 threads and 64 connections
@@ -116,6 +114,19 @@ def test_a_count_is_short(value: float, said: str) -> None:
     assert short(value) == said
 
 
+@pytest.mark.parametrize(
+    ("figure", "bound", "said"),
+    [
+        (8827.4, {"at_most": 10_240}, "reached 8,827 bytes each (at most 10,240)"),
+        (10_241, {"at_most": 10_240}, "MISSED  10,241 bytes each (at most 10,240)"),
+        (0.9, {"at_least": 0.9}, "reached 0.9 bytes each (at least 0.9)"),
+        (0.8, {"at_least": 0.9}, "MISSED  0.8 bytes each (at least 0.9)"),
+    ],
+)
+def test_a_target_is_reached_or_missed(figure: float, bound: dict[str, float], said: str) -> None:
+    assert judgement("bytes each", figure, **bound) == said
+
+
 # What the generators say.
 
 
@@ -163,6 +174,25 @@ def test_an_answer_stands_for_those_that_waited_behind_it() -> None:
 def test_a_steady_rate_without_answers_has_no_figure() -> None:
     with pytest.raises(NoFigure):
         summary([], 1000, failed=0, busy=0)
+
+
+# Servers.
+
+
+def test_a_server_that_is_not_installed_is_named_with_its_package(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(Missing, match=r"^h2o is not installed \(Debian: h2o\)$"), serving("h2o", folder):
+        pass
+
+
+def test_another_program_may_stand_in_for_gserver(folder: Path) -> None:
+    with serving("gserver", folder, program=("-X", "dev", str(GSERVER)), options=("--cache", "1MiB")) as peer:
+        assert stats(peer.port)["capacity"] == 1 << 20
+        (pid,) = peer.pids()
+        assert Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[1:3] == [b"-X", b"dev"]
+        assert 0 <= peer.system_s() <= peer.cpu_s() + 0.02
 
 
 # What is asked.
@@ -216,11 +246,29 @@ def test_the_columns_are_what_the_table_says_of_them() -> None:
     assert max(map(misses.asking.paths.count, ("f0", "f1", "f59999"))) < 20
 
 
+# The command line.
+
+
+def test_names_on_a_command_line_are_known_ones() -> None:
+    parse = names_of(["nginx copy", "gserver"])
+    assert parse("gserver, nginx copy,") == ["gserver", "nginx copy"]
+    for wrong in ("apache", "gserver --threads 64"):
+        with pytest.raises(argparse.ArgumentTypeError, match="is not one of nginx copy, gserver"):
+            parse(wrong)
+
+
+def test_a_name_may_have_options_where_they_are_allowed() -> None:
+    parse = names_of(["gserver"], with_options=True)
+    assert parse("gserver --threads 64,gserver") == ["gserver --threads 64", "gserver"]
+    with pytest.raises(argparse.ArgumentTypeError):
+        parse("apache --threads 64")
+
+
 # Tables.
 
 
 def sample(per_s: float, cpu_us: float, busy: float = 1.0, failed: int = 0) -> Sample:
-    return Sample(per_s, cpu_us, busy, answered=int(per_s), failed=failed)
+    return Sample(per_s, cpu_us, cpu_us / 2, busy, answered=int(per_s), failed=failed)
 
 
 FIGURES = Figures(
@@ -323,64 +371,3 @@ def test_each_round_begins_with_another_server() -> None:
         ["a", "b", "c"],
     ]
     assert rotated([], 3) == []
-
-
-# The whole.
-
-
-def run(place: Path, *arguments: str, path: str = os.environ.get("PATH", os.defpath)) -> str:
-    """What `python -m benchmarks.http` prints. It must end well, and leave nothing in its temporary folder."""
-    (place / "temporary").mkdir()
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.http", *arguments],
-        cwd=PROJECT,
-        env=os.environ | {"PATH": path, "TMPDIR": str(place / "temporary")},
-        capture_output=True,
-        text=True,
-        timeout=55,
-        check=False,
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    assert list((place / "temporary").iterdir()) == []
-    return done.stdout
-
-
-needs_load = pytest.mark.skipif(
-    not Path("/proc/self/stat").exists() or shutil.which("h2load") is None,
-    reason="h2load is not installed, or no Linux",
-)
-
-
-@needs_load
-@pytest.mark.external
-def test_a_quick_run_measures_what_is_installed_and_writes_it_down(tmp_path: Path) -> None:
-    figures, plot = tmp_path / "figures.json", tmp_path / "plot.svg"
-    said = run(tmp_path, "--quick", "--markdown", "--json", str(figures), "--plot", str(plot))
-    assert "one core, one worker" in said
-    assert "| gserver |" in said
-    found = json.loads(figures.read_text())
-    assert [column["title"] for column in found["throughput"]] == ["1 KiB", "4,000 mixed files, Zipf, all cached"]
-    for column in found["throughput"]:
-        (only,) = column["samples"]["gserver"]
-        assert only["per_s"] > 0
-        assert only["cpu_us"] > 0
-        assert only["failed"] == 0
-    (logged,) = found["access_log"]
-    assert logged["lines"] >= logged["figures"]["samples"]["with"][0]["answered"] > 0
-    if shutil.which("nginx"):
-        assert found["left_out"] == []
-        assert found["latency"][0]["rounds"]["gserver"][0]["failed"] == 0
-        assert "gserver" in plot.read_text()
-
-
-@needs_load
-@pytest.mark.external
-def test_what_is_missing_is_said_and_left_out(tmp_path: Path) -> None:
-    tools = tmp_path / "tools"
-    tools.mkdir()
-    (tools / "h2load").symlink_to(str(shutil.which("h2load")))
-    wanted = ["--columns", "1k,browser", "--peers", "h2o,gserver", "--parts", "throughput"]
-    said = run(tmp_path, "--rounds", "1", "--seconds", "1", *wanted, path=str(tools))
-    assert "left out: h2o is not installed (Debian: h2o)\n" in said
-    assert "left out: 1 KiB, browser's head with varying cookie: wrk is not installed (Debian: wrk)\n" in said
-    assert "no nginx here" in said

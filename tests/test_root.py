@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from fileserver import names, positioned
+from fileserver import names, openat2, positioned
 from fileserver import root as rooms
 from fileserver.root import (
     Changed,
@@ -314,12 +314,16 @@ def test_a_file_this_process_may_not_read_is_forbidden(containment: str) -> None
 def test_what_the_system_says_becomes_one_error_wherever_it_says_it(
     root: Root, folder: Path, monkeypatch: pytest.MonkeyPatch, number: int, meaning: type[FileError]
 ) -> None:
-    def fail(*_: object) -> int:
+    def fail(*_: object, **__: object) -> int:
         raise OSError(number, os.strerror(number))
 
     (folder / "plain").write_bytes(b"plain")
     asks: dict[tuple[object, str], list[Callable[[], object]]] = {
-        (Root, "_open"): [lambda: root.open("plain"), lambda: root.stat("plain"), lambda: root.list("")],
+        (openat2.Opener if root.kernel_enforced else os, "open"): [
+            lambda: root.open("plain"),
+            lambda: root.stat("plain"),
+            lambda: root.list(""),
+        ],
         (positioned, "read"): [lambda: root.open("plain", 5)],
         (os, "fstat"): [lambda: root.open("plain"), lambda: root.stat("plain")],
     }
