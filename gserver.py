@@ -8,9 +8,12 @@ semaphore-protected cache: `main` puts exactly these together.
 import sys
 
 try:
-    from gevent import monkey
+    from gevent import events, monkey
 
-    monkey.patch_all()
+    # Else gevent looks for plugins of its own in everything that is installed, 25 times: 60 ms of our start.
+    events.notify_and_call_entry_points = events.notify  # type: ignore[attr-defined]
+    # Nor are two patched that we do not call: ssl (TLS goes through memory here) and subprocess, 10 ms each.
+    monkey.patch_all(ssl=False, subprocess=False)
     import httptools  # noqa: F401
 except ImportError as missing:
     sys.exit(f"gserver: {missing.name} is missing; install it with: pip install -r requirements.txt")
@@ -20,14 +23,13 @@ import ipaddress
 import logging
 import os
 import signal
-import ssl
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import gevent
 from gevent.event import Event
 
-from fileserver import options, process, tls
+from fileserver import options, process
 from fileserver.accesslog import AccessLog
 from fileserver.admin import size_text
 from fileserver.disk import Disk
@@ -37,6 +39,7 @@ from fileserver.server import Server
 from fileserver.site import Site
 from fileserver.store import Store
 from fileserver.tokens import Tokens
+from fileserver.transport import Transport
 from lrucache import CHUNK_BYTES, POLICIES, Cache
 
 SWITCH_INTERVAL_S = 0.0005
@@ -112,7 +115,7 @@ def assemble(arguments: argparse.Namespace) -> tuple[Root, Site, Server]:
         site,
         max_connections=max_connections,
         idle_s=arguments.idle_timeout,
-        tls=load_tls(arguments),
+        wrap=load_transport(arguments),
     )
     attempt(f"listen on {arguments.host} port {arguments.port}", server.start)
     return root, site, server
@@ -137,14 +140,17 @@ def shares(limit: int, threads: int, max_connections: int | None) -> tuple[int, 
     return max_connections, open_max
 
 
-def load_tls(arguments: argparse.Namespace) -> ssl.SSLContext | None:
-    """The certificate that was asked for, read now. Raises CannotStart."""
+def load_transport(arguments: argparse.Namespace) -> Callable[[Any], Transport]:
+    """Plain, or with the certificate that was asked for, read now. Raises CannotStart."""
     if not arguments.tls_cert:
-        return None
+        return Transport
+    from fileserver import tls  # noqa: PLC0415 (it and OpenSSL take 15 ms of a start, which few need)
+
     what = f"use the certificate {arguments.tls_cert}" + (
         f" with the key {arguments.tls_key}" * bool(arguments.tls_key)
     )
-    return attempt(what, lambda: tls.load(arguments.tls_cert, arguments.tls_key))
+    context = attempt(what, lambda: tls.load(arguments.tls_cert, arguments.tls_key))
+    return lambda client: tls.TlsTransport(client, context)
 
 
 def load_tokens(arguments: argparse.Namespace) -> Tokens | None:
@@ -163,9 +169,6 @@ def attempt(what: str, action: Callable[[], Value]) -> Value:
     """Do it; CannotStart says what could not be done, in the system's words without its numbers."""
     try:
         return action()
-    except ssl.SSLError as problem:
-        detail = f" ({problem.reason})" if problem.reason else ""
-        raise CannotStart(f"cannot {what}: not a certificate and its key in PEM{detail}") from problem
     except (OSError, ValueError, TypeError) as problem:
         number = getattr(problem, "errno", None) or 0
         why = os.strerror(number) if number > 0 else getattr(problem, "strerror", None) or problem
@@ -184,9 +187,9 @@ def reload(arguments: argparse.Namespace, site: Site, server: Server) -> None:
     """A new certificate, new tokens, a new log file. What cannot be had leaves the old one in use."""
     if site.access_log is not None:
         site.access_log.reopen()
-    context, problem = in_thread(lambda: load_tls(arguments))
-    if problem is None:
-        server.tls = context
+    wrap, problem = in_thread(lambda: load_transport(arguments))
+    if wrap is not None:
+        server.wrap = wrap
     tokens, another = in_thread(lambda: load_tokens(arguments))
     if another is None:
         site.tokens = tokens

@@ -11,7 +11,7 @@ import gevent
 
 from fileserver import heads, site, wire
 from fileserver.accesslog import Access
-from fileserver.fastpath import JOIN_BYTES, FastPath, Unfinished
+from fileserver.fastpath import JOIN_BYTES, FastPath, Unfinished, log_plain
 from fileserver.replies import Reply, one_line
 from fileserver.root import FileError
 from fileserver.store import Body
@@ -57,7 +57,7 @@ class Connection:
         statuses: heads.StatusLines,
         *,
         idle_s: float = IDLE_S,
-        address: str = "-",
+        address: bytes = b"-",
     ) -> None:
         self._transport = transport
         self._site = pages
@@ -67,7 +67,11 @@ class Connection:
         self._address = address
         self._reader = wire.RequestReader()
         self._is_last = False
-        self._fast = FastPath(transport, pages, statuses, idle_s) if pages.takes and transport.is_bare else None
+        self._fast = (
+            FastPath(transport, pages, statuses, idle_s=idle_s, address=address)
+            if pages.takes and transport.is_bare
+            else None
+        )
         # Of the answer under way, for the access log.
         self._began_s = transport.clock()
         self._sent = self._head_bytes = 0
@@ -155,7 +159,10 @@ class Connection:
             if isinstance(heard, bytes):
                 return heard
             if heard is not None:
-                self._finish(heard)
+                try:
+                    self._finish(heard)
+                except FileError:  # nothing of it was sent, so it can be answered anew
+                    return heard.request
                 if heard.is_last:
                     return b""
         return self._transport.receive_now()
@@ -179,8 +186,18 @@ class Connection:
 
     def _finish(self, answer: Unfinished) -> None:
         """Send the rest of what the fast path began."""
-        head, body, taken, _ = answer
-        self._send_body(head[taken:], body, max(0, taken - len(head)), body.size, is_begun=taken > 0)
+        head, body, taken, _, request, began_s = answer
+        self._sent = taken
+        try:
+            self._send_body(head[taken:], body, max(0, taken - len(head)), body.size, is_begun=taken > 0)
+        finally:
+            log, seconds = self._site.access_log, self._transport.clock() - began_s
+            if log is not None:
+                head_bytes, sent = len(head), self._sent
+                log_plain(
+                    log, self._address, request, body.outcome, head_bytes=head_bytes, sent=sent, seconds=seconds
+                )
+        self._sent = 0
 
     def _receive_rest(self) -> bytes:
         try:
@@ -254,7 +271,7 @@ class Connection:
                     body_bytes=max(0, self._sent - self._head_bytes),
                     referer=(fields or {}).get(b"referer", b""),
                     agent=(fields or {}).get(b"user-agent", b""),
-                    cache=reply.body.outcome.name if reply.body is not None else "",
+                    cache=reply.body.outcome.name.encode() if reply.body is not None else b"",
                     bytes_sent=self._sent,
                     seconds=self._transport.clock() - self._began_s,
                 )

@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 
 import gevent
 
-from fileserver import heads, wire
+from fileserver import accesslog, heads, wire
+from fileserver.accesslog import AccessLog
 from fileserver.site import Site
 from fileserver.store import Body
 from fileserver.transport import Expired, Gone, Transport
@@ -23,6 +24,8 @@ from lrucache import CHUNK_BYTES, Entry, Outcome
 
 JOIN_BYTES = 16 * 1024
 """Up to here copying head and body together is cheaper than a vectored send."""
+
+_WORDS = {outcome: outcome.name.encode() for outcome in Outcome}
 
 _LAST = heads.connection_field(keep_alive=False, minor=1)
 
@@ -33,13 +36,16 @@ _scratch = bytearray(wire.PLAIN_BYTES)
 class Unfinished(NamedTuple):
     """An answer that the socket did not take at once: head and body, and how many bytes of both it took.
 
-    `is_last` when the client wants the connection to end with it. The body is the receiver's to close.
+    `is_last` when the client wants the connection to end with it; `request` are the bytes that were answered, and
+    when. The body is the receiver's to close.
     """
 
     head: bytes
     body: Body
     taken: int
     is_last: bool
+    request: bytes
+    began_s: float
 
 
 Heard = bytes | Unfinished | Gone
@@ -53,10 +59,12 @@ class FastPath:
     """
 
     __slots__ = (
+        "_address",
         "_greenlet",
         "_hub",
         "_idle_s",
         "_is_new",
+        "_log",
         "_site",
         "_statuses",
         "_take",
@@ -65,13 +73,17 @@ class FastPath:
         "has_answered",
     )
 
-    def __init__(self, transport: Transport, site: Site, statuses: heads.StatusLines, idle_s: float) -> None:
+    def __init__(
+        self, transport: Transport, site: Site, statuses: heads.StatusLines, *, idle_s: float, address: bytes
+    ) -> None:
         self._transport = transport
         self._site = site
         self._traffic = site.traffic
         self._take = site.take
         self._statuses = statuses
         self._idle_s = idle_s
+        self._log = site.access_log
+        self._address = address
         self._hub = gevent.get_hub()
         self._greenlet: Any = None
         self._is_new = True
@@ -134,14 +146,16 @@ class FastPath:
             entry = self._take(name, now_s)
             if entry is not None:
                 fields = entry.meta.hit_fields or self._site.hit_fields(entry)
-                return self._send(now_s, fields, entry, Outcome.HIT, is_last=is_last)
+                return self._send(now_s, length, entry, Outcome.HIT, fields=fields, is_last=is_last)
             found = self._site.whole_now(name, now_s)
             if found is not None:
-                entry, outcome, fields = found
-                return self._send(now_s, fields, entry, outcome, is_last=is_last)
+                return self._send(now_s, length, found.entry, found.outcome, fields=found.fields, is_last=is_last)
         return bytes(memoryview(_scratch)[:length])
 
-    def _send(self, now_s: float, fields: bytes, entry: Entry, outcome: Outcome, *, is_last: bool) -> Heard | None:
+    def _send(
+        self, now_s: float, length: int, entry: Entry, outcome: Outcome, *, fields: bytes, is_last: bool
+    ) -> Heard | None:
+        """Answer the request of so many bytes in the scratch."""
         transport, traffic = self._transport, self._traffic
         head = self._statuses.ok(now_s) + fields
         if is_last:
@@ -158,5 +172,34 @@ class FastPath:
         transport.deadline_s = now_s + self._idle_s
         self.has_answered = True
         if taken < len(head) + size:
-            return Unfinished(head, self._site.resume(entry, outcome), taken, is_last)
+            request = bytes(memoryview(_scratch)[:length])
+            return Unfinished(head, self._site.resume(entry, outcome), taken, is_last, request, now_s)
+        if self._log is not None:
+            seconds = transport.clock() - now_s
+            if outcome is Outcome.HIT and not is_last:
+                self._log_hit(self._log, entry, length, taken, seconds)
+            else:
+                request = bytes(memoryview(_scratch)[:length])
+                log_plain(
+                    self._log, self._address, request, outcome, head_bytes=len(head), sent=taken, seconds=seconds
+                )
         return b"" if is_last else None
+
+    def _log_hit(self, log: AccessLog, entry: Entry, length: int, sent: int, seconds: float) -> None:
+        """The same line as `log_plain` gives, of which most is the same each time."""
+        hit = entry.meta.hit_log
+        if hit is None:
+            line = bytes(_scratch[: _scratch.index(b"\r")])
+            hit = entry.meta.hit_log = accesslog.hit(line, entry.size, sent)
+        referer, agent = wire.sender(_scratch, length)
+        log.add_hit(self._address, hit, referer, agent, seconds)
+
+
+def log_plain(
+    log: AccessLog, address: bytes, request: bytes, outcome: Outcome, *, head_bytes: int, sent: int, seconds: float
+) -> None:
+    """Note the answer to a plain request, of whose head and body so many bytes were sent, in the access log."""
+    line = request[: request.index(b"\r")]
+    referer, agent = wire.sender(request, len(request))
+    body_bytes = max(0, sent - head_bytes)
+    log.add((address, line, 200, body_bytes, referer, agent, _WORDS[outcome], sent, seconds))

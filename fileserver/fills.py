@@ -7,11 +7,11 @@ after chunk becomes visible to whoever is waiting. However it ends, it leaves th
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import gevent
 from gevent.event import Event
 
+from fileserver.accesslog import Hit
 from fileserver.disk import Disk
 from fileserver.representation import Representation
 from fileserver.root import FileError, Identity, Opened
@@ -22,19 +22,23 @@ YOUNG_NS = 2_000_000_000
 """A file stamped less than this ago may change again within one tick of its stamp (FAT counts in 2 s)."""
 
 
-@dataclass(slots=True)
 class Stored:
-    """What the store keeps with an entry: its representation, and how long it may be believed."""
+    """What the store keeps with an entry: its representation, and how long it may be believed.
 
-    representation: Representation
-    looked_s: float
-    """When a look, or the open, last showed that the name is this version."""
-    young: bool = False
-    """The stamps were too fresh at the end of the fill to prove anything: look no more, read again."""
-    looking: bool = False
-    """A look ahead of the window's end is under way."""
-    hit_fields: bytes = b""
-    """The header lines of a plain hit's answer, once there was one."""
+    `looked_s`: when a look, or the open, last showed that the name is this version. `young`: the stamps were too
+    fresh at the end of the fill to prove anything, so look no more, read again. `looking`: a look ahead of the
+    window's end is under way. `hit_fields` and `hit_log` are what all plain hits have in common in their heads and
+    in the access log, once there was one.
+    """
+
+    __slots__ = ("hit_fields", "hit_log", "looked_s", "looking", "representation", "young")
+
+    def __init__(self, representation: Representation, looked_s: float) -> None:
+        self.representation = representation
+        self.looked_s = looked_s
+        self.young = self.looking = False
+        self.hit_fields = b""
+        self.hit_log: Hit | None = None
 
 
 class Fill:

@@ -3,7 +3,8 @@
 import math
 import time
 from collections.abc import Callable
-from email.utils import formatdate
+
+from fileserver.dates import http_date
 
 REASONS = {
     200: "OK",
@@ -48,8 +49,7 @@ class StatusLines:
             self._lines.clear()
         lines = self._lines.get(status)
         if lines is None:
-            date = formatdate(second, usegmt=True)
-            lines = f"HTTP/1.1 {status} {REASONS[status]}\r\nDate: {date}\r\n".encode()
+            lines = f"HTTP/1.1 {status} {REASONS[status]}\r\nDate: {http_date(second)}\r\n".encode()
             self._lines[status] = lines
         return lines
 

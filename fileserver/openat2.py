@@ -8,7 +8,6 @@ import ctypes
 import errno
 import os
 import sys
-from dataclasses import dataclass
 from typing import Any
 
 _SYS_OPENAT2 = 437  # the same number on every architecture: added after the tables were unified (Linux 5.6)
@@ -44,17 +43,21 @@ _encoded = str.encode if sys.getfilesystemencoding() == "utf-8" else os.fsencode
 """What os.fsencode would do, for names that are text (names.py)."""
 
 
-@dataclass(frozen=True, slots=True)
 class Opener:
-    """openat2 beneath one directory descriptor, which the maker owns and keeps open."""
+    """openat2 beneath one directory descriptor, which the maker owns and keeps open.
 
-    directory: int
-    knows_cached: bool
-    """Whether `cached` opens can succeed: a kernel with RESOLVE_CACHED, and a local file system."""
-    _syscall: Any
-    _how: Any
-    _how_cached: Any
-    """Both ctypes references, made once."""
+    `knows_cached`: whether `cached` opens can succeed: a kernel with RESOLVE_CACHED, and a local file system.
+    `how` and `how_cached` are ctypes references to struct open_how, made once.
+    """
+
+    __slots__ = ("_directory", "_how", "_how_cached", "_syscall", "knows_cached")
+
+    def __init__(self, directory: int, syscall: Any, how: Any, how_cached: Any, *, knows_cached: bool) -> None:
+        self._directory = directory
+        self._syscall = syscall
+        self._how = how
+        self._how_cached = how_cached
+        self.knows_cached = knows_cached
 
     def open(self, name: str, *, cached: bool = False) -> int:
         """A descriptor for the relative `name`, the caller's to close. Safe in any thread.
@@ -65,7 +68,7 @@ class Opener:
         if cached and not self.knows_cached:
             raise BlockingIOError(errno.EAGAIN, "this open might wait")
         how = self._how_cached if cached else self._how
-        descriptor: int = self._syscall(_SYS_OPENAT2, self.directory, _encoded(name), how, _SIZE)
+        descriptor: int = self._syscall(_SYS_OPENAT2, self._directory, _encoded(name), how, _SIZE)
         if descriptor >= 0:
             return descriptor
         error = ctypes.get_errno()
@@ -88,7 +91,7 @@ def probe(directory: int, flags: int) -> Opener | None:
     beneath = _RESOLVE_BENEATH | _RESOLVE_NO_MAGICLINKS
     how = ctypes.byref(_OpenHow(flags, 0, beneath))
     how_cached = ctypes.byref(_OpenHow(flags, 0, beneath | _RESOLVE_NO_XDEV | _RESOLVE_CACHED))
-    opener = Opener(directory, True, syscall, how, how_cached)
+    opener = Opener(directory, syscall, how, how_cached, knows_cached=True)
     try:
         os.close(opener.open("."))
     except OSError:
@@ -101,7 +104,7 @@ def probe(directory: int, flags: int) -> Opener | None:
             return opener
         except OSError:  # EINVAL: openat2 without RESOLVE_CACHED, Linux 5.6 to 5.11
             pass
-    return Opener(directory, False, syscall, how, how_cached)
+    return Opener(directory, syscall, how, how_cached, knows_cached=False)
 
 
 def _is_local(libc: Any, descriptor: int) -> bool:

@@ -5,10 +5,10 @@ files and two hosts would answer differently.
 """
 
 import mimetypes
-from email.utils import formatdate
 from functools import lru_cache
 from hashlib import blake2b
 
+from fileserver.dates import http_date
 from fileserver.root import Identity
 
 _TYPES = mimetypes.MimeTypes(filenames=())
@@ -79,21 +79,10 @@ class Representation:
 
     With `coding` and `original` it is the precompressed form of another file: described as that file, encoded.
     The fields are rendered header lines, each ending in CRLF: `fields` of the whole, `part_fields` of a range,
-    `not_modified_fields` of a 304. `modified_s` are Unix seconds, None when HTTP cannot
-    say them.
+    `not_modified_fields` of a 304. All are made when they are asked for, since there may be 65,536 of these.
     """
 
-    __slots__ = (
-        "_cache_control",
-        "_described",
-        "_encoded",
-        "_validators",
-        "etag",
-        "fields",
-        "identity",
-        "modified_s",
-        "name",
-    )
+    __slots__ = ("_cache_control", "_encoded", "_kind", "identity", "name")
 
     def __init__(
         self,
@@ -107,23 +96,37 @@ class Representation:
         self.name = name
         self.identity = identity
         self._cache_control = cache_control
+        self._kind = _description(content_type(original or name), coding)
         self._encoded: Representation | None = None
-        stamps = b"%d:%d:%d:%d" % identity[1:]
-        self.etag = f'"{blake2b(stamps, digest_size=8).hexdigest()}"'
-        modified_s = identity.mtime_ns // 1_000_000_000
-        # A stamp outside HTTP's four-digit years is a broken clock; no date is better than a wrong one.
-        last_modified = _http_date(modified_s)
-        self.modified_s = modified_s if last_modified else None
-        self._validators = (
-            f"Last-Modified: {last_modified}\r\n" if last_modified else ""
-        ) + f"ETag: {self.etag}\r\nCache-Control: {cache_control}\r\n"
-        self._described = _description(content_type(original or name), coding)
-        self.fields = f"Content-Length: {identity.size}\r\n{self._described}{self._validators}".encode("latin-1")
+
+    @property
+    def etag(self) -> str:
+        """A strong validator: of inode, size, mtime and ctime."""
+        return f'"{blake2b(b"%d:%d:%d:%d" % self.identity[1:], digest_size=8).hexdigest()}"'
+
+    @property
+    def modified_s(self) -> int | None:
+        """Last-Modified in Unix seconds; None when HTTP cannot say it."""
+        modified_s = self.identity.mtime_ns // 1_000_000_000
+        return modified_s if http_date(modified_s) else None
+
+    @property
+    def fields(self) -> bytes:
+        """Of an answer with the whole."""
+        return f"Content-Length: {self.identity.size}\r\n{self._kind}{self._validators}".encode("latin-1")
 
     @property
     def not_modified_fields(self) -> bytes:
         """What a 304 repeats (section 15.4.5)."""
         return self._validators.encode("latin-1")
+
+    @property
+    def _validators(self) -> str:
+        # A stamp outside HTTP's four-digit years is a broken clock; no date is better than a wrong one.
+        last_modified = http_date(self.identity.mtime_ns // 1_000_000_000)
+        return (
+            f"Last-Modified: {last_modified}\r\n" if last_modified else ""
+        ) + f"ETag: {self.etag}\r\nCache-Control: {self._cache_control}\r\n"
 
     def encoded(self, coding: str, original: str) -> "Representation":
         """The same version as the form of the file `original` in a content coding; it is always the same one."""
@@ -137,7 +140,7 @@ class Representation:
         """The same for a 206 with the bytes from `start` up to before `end`."""
         return (
             f"Content-Length: {end - start}\r\nContent-Range: bytes {start}-{end - 1}/{self.identity.size}\r\n"
-            f"{self._described}{self._validators}"
+            f"{self._kind}{self._validators}"
         ).encode("latin-1")
 
 
@@ -146,11 +149,3 @@ def _description(kind: str, coding: str) -> str:
     """What is the same for all files of a kind."""
     encoding = f"Content-Encoding: {coding}\r\n" if coding else ""
     return f"Content-Type: {kind}\r\n{encoding}X-Content-Type-Options: nosniff\r\nAccept-Ranges: bytes\r\n"
-
-
-@lru_cache(1024)
-def _http_date(seconds: int) -> str:
-    try:
-        return formatdate(seconds, usegmt=True) if seconds >= 0 else ""
-    except (OverflowError, ValueError, OSError):
-        return ""

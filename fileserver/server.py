@@ -3,7 +3,6 @@
 import errno
 import logging
 import socket
-import ssl
 import time
 from collections.abc import Callable
 from typing import Any
@@ -17,7 +16,6 @@ from fileserver.bursts import Burst
 from fileserver.connection import Connection
 from fileserver.heads import StatusLines
 from fileserver.site import Site
-from fileserver.tls import TlsTransport
 from fileserver.transport import Transport
 
 BACKLOG = 4096
@@ -45,7 +43,7 @@ log = logging.getLogger("gserver")
 
 
 class Server:
-    """Serves `site` at `address` until `drain`. `tls` (None: plain) can be exchanged while it serves."""
+    """Serves `site` at `address` until `drain`. `wrap`, which can be exchanged, makes a socket a transport."""
 
     def __init__(
         self,
@@ -54,9 +52,9 @@ class Server:
         *,
         max_connections: int,
         idle_s: float,
-        tls: ssl.SSLContext | None = None,
+        wrap: Callable[[Any], Transport] = Transport,
     ) -> None:
-        self.tls = tls
+        self.wrap = wrap
         self._site = site
         self._max_connections = max_connections
         self._idle_s = idle_s
@@ -96,10 +94,9 @@ class Server:
 
     def _serve(self, client: Any, address: tuple[Any, ...]) -> None:
         traffic = self._site.traffic
-        transport = Transport(client) if self.tls is None else TlsTransport(client, self.tls)
-        connection = Connection(
-            transport, self._site, self._statuses, idle_s=self._idle_s, address=str(address[0]) if address else "-"
-        )
+        transport = self.wrap(client)
+        shown = str(address[0]).encode("ascii", "replace") if address else b"-"
+        connection = Connection(transport, self._site, self._statuses, idle_s=self._idle_s, address=shown)
         if traffic.has_room(self._max_connections) or traffic.make_room():
             connection.serve()
         else:

@@ -65,7 +65,7 @@ class Site:
             precompressed=precompressed,
             every_fields=self._every_fields,
         )
-        self.takes = tokens is None and precompressed is None and access_log is None
+        self.takes = tokens is None and precompressed is None
         self.take = store.cache.take
         self.hit_fields = self._files.hit_fields
         self.resume = self._files.resume

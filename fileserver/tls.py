@@ -26,15 +26,20 @@ CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
 def load(certificate: str, key: str | None) -> ssl.SSLContext:
     """A context with the certificate chain and the private key in these PEM files (`key` None: both in one).
 
-    TLS 1.2 and later, forward secrecy, no renegotiation. Raises OSError, ssl.SSLError among them. Blocks.
+    TLS 1.2 and later, forward secrecy, no renegotiation. Raises OSError, and ValueError when the files are not
+    what they should be. Blocks.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_ciphers(CIPHERS)
     context.options |= ssl.OP_NO_RENEGOTIATION
     context.set_alpn_protocols(["http/1.1"])
-    # An encrypted key would make OpenSSL ask on the terminal, and hold everything until somebody answers.
-    context.load_cert_chain(certificate, key, password="")
+    try:
+        # An encrypted key would make OpenSSL ask on the terminal, and hold everything until somebody answers.
+        context.load_cert_chain(certificate, key, password="")
+    except ssl.SSLError as problem:
+        detail = f" ({problem.reason})" if problem.reason else ""
+        raise ValueError(f"not a certificate and its key in PEM{detail}") from problem
     return context
 
 

@@ -5,7 +5,6 @@ to a newcomer: from then on it does not count towards the limit, until it has le
 """
 
 from collections import OrderedDict
-from dataclasses import dataclass, field
 from itertools import islice
 
 from fileserver.transport import Transport, Waiting
@@ -14,22 +13,25 @@ IDLE_LOOKED_AT = 16
 """Of the longest-idle connections, so many are looked at to find one that really is."""
 
 
-@dataclass(slots=True)
 class Traffic:
-    """The open connections and the counters of the wire. Changed in the hub's thread only."""
+    """The open connections and the counters of the wire. Changed in the hub's thread only.
 
-    bytes_sent: int = 0
-    file_answers: int = 0
-    page_bytes: int = 0
-    """Of answers other than files, while they are being sent."""
-    connections: set[Transport] = field(default_factory=set)
-    """All of them, whatever they do: deadlines hold for all."""
-    idle: OrderedDict[Transport, None] = field(default_factory=OrderedDict)
-    """Those that wait for a request, the longest-idle first."""
-    leaving: set[Transport] = field(default_factory=set)
-    """Those that were told to give way, or are being turned away."""
-    draining: bool = False
-    """The server is stopping: health says so, and every answer is its connection's last."""
+    `connections` are all of them, since deadlines hold for all; `idle` those that wait for a request, the
+    longest-idle first; `leaving` those that were told to give way, or are being turned away. `draining`: the
+    server is stopping, health says so, and every answer is its connection's last.
+    """
+
+    __slots__ = ("bytes_sent", "connections", "draining", "file_answers", "idle", "leaving", "page_bytes")
+
+    def __init__(self) -> None:
+        self.bytes_sent = 0
+        self.file_answers = 0
+        self.page_bytes = 0
+        """Of answers other than files, while they are being sent."""
+        self.connections: set[Transport] = set()
+        self.idle: OrderedDict[Transport, None] = OrderedDict()
+        self.leaving: set[Transport] = set()
+        self.draining = False
 
     def enter(self, transport: Transport, *, turned_away: bool = False) -> None:
         """A connection is there."""

@@ -66,8 +66,18 @@ _FIELDS = re.compile(
     rb"|if-none-match|if-range|if-unmodified-since|range|referer|transfer-encoding|user-agent):([^\r]*)",
     re.IGNORECASE,
 )
+_SENDER = re.compile(rb"\r\n([Rr]eferer|[Uu]ser-[Aa]gent): *([^\r]*)")
 _HOST = re.compile(rb"(?:\[[0-9A-Za-z.:~_-]+\]|(?:[0-9A-Za-z._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})*)(?::\d{0,5})?")
 """uri-host and port of RFC 9112 section 3.2; empty where the target has no authority."""
+
+
+def sender(head: bytes | bytearray, length: int) -> tuple[bytes, bytes]:
+    """Referer and User-Agent of a plain request, the first `length` bytes of `head`."""
+    found = _SENDER.findall(head, 0, length)
+    if not found:
+        return b"", b""
+    fields = {name.lower(): value for name, value in found}
+    return fields.get(b"referer", b""), fields.get(b"user-agent", b"")
 
 
 class WireError(Exception):

@@ -8,9 +8,8 @@ kept here, because every policy has its own.
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import Enum
-from typing import Any
+from typing import Any, NamedTuple
 
 from gevent.lock import Semaphore
 
@@ -93,8 +92,7 @@ class Entry:
         return buffers
 
 
-@dataclass(frozen=True, slots=True)
-class CacheStats:
+class CacheStats(NamedTuple):
     """The cache at one instant. Sizes are bytes."""
 
     capacity: int

@@ -70,7 +70,7 @@ def read_log(path: Path) -> list[Line]:
 
 
 def access(line: bytes = b"GET /a HTTP/1.1", referer: bytes = b"", agent: bytes = b"") -> Access:
-    return Access("127.0.0.1", line, 200, 7, referer, agent, "HIT", 250, 0.0015)
+    return Access(b"127.0.0.1", line, 200, 7, referer, agent, b"HIT", 250, 0.0015)
 
 
 # A line.
@@ -78,7 +78,7 @@ def access(line: bytes = b"GET /a HTTP/1.1", referer: bytes = b"", agent: bytes 
 
 def test_a_line_is_combined_log_format_and_three_columns_more() -> None:
     asked = Access(
-        "192.0.2.7", b"GET /a%20b HTTP/1.1", 206, 1000, b"http://x/y", b"curl/8 (z)", "MISS", 1250, 1.23456
+        b"192.0.2.7", b"GET /a%20b HTTP/1.1", 206, 1000, b"http://x/y", b"curl/8 (z)", b"MISS", 1250, 1.23456
     )
     assert parse(render(asked, 0.0))._replace(when="") == (
         *("192.0.2.7", "", "GET /a%20b HTTP/1.1", 206, 1000, "http://x/y", "curl/8 (z)", "MISS", 1250, 1234.56),
@@ -86,7 +86,7 @@ def test_a_line_is_combined_log_format_and_three_columns_more() -> None:
 
 
 def test_what_is_empty_is_a_dash() -> None:
-    line = parse(render(Access("::1", b"", 408, 0, b"", b"", "", 0, 0.0), 0.0))
+    line = parse(render(Access(b"::1", b"", 408, 0, b"", b"", b"", 0, 0.0), 0.0))
     assert (line.request, line.referer, line.agent, line.cache) == ("-", "-", "-", "-")
     assert (line.address, line.body_bytes, line.bytes_sent, line.milliseconds) == ("::1", 0, 0, 0.0)
 
@@ -127,10 +127,6 @@ def test_any_bytes_give_exactly_one_line_of_printable_ascii(line: bytes, referer
         assert unescaped == (raw or b"-")
 
 
-def test_an_address_is_ascii_whatever_the_system_says() -> None:
-    assert parse(render(access()._replace(address="fe80::1%ä"), 0.0)).address == "fe80::1%?"
-
-
 @pytest.fixture
 def in_zone(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
     """Put this process into a time zone, for the test."""
@@ -147,6 +143,7 @@ def in_zone(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
 @pytest.mark.parametrize(("zone", "offset"), [("UTC0", "+0000"), ("IST-5:30", "+0530"), ("NST3:30", "-0330")])
 def test_the_time_is_local_with_its_offset(in_zone: Callable[[str], None], zone: str, offset: str) -> None:
     in_zone(zone)
+    accesslog._when.cache_clear()
     when = parse(render(access(), 1_700_000_000.9)).when
     assert when.endswith(" " + offset)
     assert datetime.strptime(when, "%d/%b/%Y:%H:%M:%S %z").timestamp() == 1_700_000_000
@@ -179,9 +176,7 @@ class Slow:
         self.batches: list[int] = []
         write = accesslog._write
 
-        def slow_write(
-            descriptor: int, batch: list[tuple[Access, float]], is_half: bool
-        ) -> tuple[int, bool, OSError | None]:
+        def slow_write(descriptor: int, batch: list[bytes], is_half: bool) -> tuple[int, bool, OSError | None]:
             self.batches.append(len(batch))
             self.gate.wait()
             return write(descriptor, batch, is_half)
@@ -281,12 +276,18 @@ def test_lines_are_gathered_before_they_are_written(
 def test_lines_beyond_the_bound_are_dropped_and_counted(
     open_log: Callable[..., AccessLog], tmp_path: Path, slow: Slow, monkeypatch: pytest.MonkeyPatch, length: int
 ) -> None:
-    monkeypatch.setattr(accesslog, "QUEUE_BYTES", 10 * (accesslog.LINE_OVERHEAD_BYTES + length + 2))
+    third = length // 3
+
+    def line(number: int) -> Access:
+        return access(b"%02d" % number, b"r" * third, b"a" * (length - third))
+
+    monkeypatch.setattr(
+        accesslog, "QUEUE_BYTES", 10 * (accesslog.LINE_OVERHEAD_BYTES + len(render(line(10), 1e9)))
+    )
     log = open_log()
 
     def add(number: int) -> None:
-        third = length // 3
-        log.add(access(b"%02d" % number, b"r" * third, b"a" * (length - third)))
+        log.add(line(number))
 
     add(10)
     wait_for(lambda: slow.gate.waiting)  # what is being written counts too
