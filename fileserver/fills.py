@@ -11,7 +11,6 @@ from collections.abc import Callable
 import gevent
 from gevent.event import Event
 
-from fileserver.accesslog import Hit
 from fileserver.disk import Disk
 from fileserver.representation import Representation
 from fileserver.root import FileError, Identity, Opened
@@ -38,7 +37,7 @@ class Stored:
         self.looked_s = looked_s
         self.young = self.looking = False
         self.hit_fields = b""
-        self.hit_log: Hit | None = None
+        self.hit_log: tuple[bytes, bytes] | None = None
 
 
 class Fill:

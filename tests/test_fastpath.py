@@ -21,8 +21,11 @@ from fileserver import conditional, names, wire
 from fileserver.accesslog import AccessLog
 from fileserver.fastpath import JOIN_BYTES
 from fileserver.heads import StatusLines
+from fileserver.precompressed import Precompressed
 from fileserver.root import SMALL_BYTES
+from fileserver.site import Site
 from fileserver.store import Body
+from fileserver.tokens import Tokens
 from fileserver.transport import Transport, Waiting
 from lrucache import CHUNK_BYTES
 from tests.exchange import GET, LAST, split
@@ -106,7 +109,7 @@ class Talk:
         self.house = house
         self.general = 0
         house._statuses = StatusLines(lambda: WALL_S)
-        house.site.takes = is_fast
+        house.site.takes = house.site.takes and is_fast
         for way in ("answer", "answer_line"):
             monkeypatch.setattr(house.site, way, self._counted(getattr(house.site, way)))
 
@@ -320,6 +323,8 @@ TABLE = {
     "CORS": plain(asks(), options={"cors": "*"}),
     "CORS of one origin": stored(asks(name=b"joined"))._replace(options={"cors": "https://example.org"}),
     "a look at each request": plain(asks(), options={"revalidate_s": 0.0}),
+    "a token, which is not there": general(asks(), 401, options={"tokens": Tokens([b"secret"])}),
+    "a token": general(asks(b"Host: x\r\nAuthorization: Bearer a\r\n"), 200, options={"tokens": Tokens([b"a"])}),
     # Order on one connection.
     "two requests one after the other": plain(asks(), asks(name=b"empty"), count=2),
     "a request in two pieces": Row((asks()[:20], asks()[20:]), (200,), (1, 1)),
@@ -359,7 +364,9 @@ def had_both_ways(
     told = []
     for is_fast in (True, False):
         with House(folder, **options) as house, pytest.MonkeyPatch.context() as patching:
-            house.wall_ns = time.time_ns() if is_young else house.wall_ns
+            if is_young:  # as young as can be, however long the tests before this one took
+                small = folder / "small"
+                house.wall_ns = small.stat().st_ctime_ns if small.exists() else time.time_ns()
             talk = Talk(house, patching, is_fast=is_fast)
             told.append(talk.told(*converse(talk)))
     return told[0], told[1]
@@ -414,6 +421,12 @@ def test_every_file_of_the_table_is_there(house_folder: Path) -> None:
     """Or its rows would compare errors."""
     for name, size in SIZES.items():
         assert (house_folder / name).stat().st_size == size
+
+
+def test_where_there_are_precompressed_forms_every_request_goes_the_general_way(house_folder: Path) -> None:
+    with House(house_folder) as house:
+        assert not Site(house.store, precompressed=Precompressed(house.store, revalidate_s=1.0)).takes
+        assert Site(house.store).takes
 
 
 def test_a_plain_request_is_answered_beside_the_site(house_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -936,6 +949,22 @@ def test_a_request_that_is_read_before_the_wait_is_ended_is_answered(talk: Talk)
         assert split(take_answer(theirs))[2] == b"the other content"
         rest(talk, theirs, transport)
         assert transport.deadline_s < math.inf
+
+
+@pytest.mark.parametrize("word", ["make_room", "end_idle"])
+def test_a_request_that_is_read_before_the_word_to_leave_has_its_effect_is_the_last(talk: Talk, word: str) -> None:
+    traffic = talk.house.site.traffic
+    with talk.talking() as (theirs, transport):
+        rest(talk, theirs, transport)
+        heard = transport._readable
+        gevent.get_hub().loop.run_callback(heard.callback, *(heard.args or ()))
+        traffic.draining = word == "end_idle"
+        {"make_room": traffic.make_room, "end_idle": traffic.end_idle}[word]()
+        theirs.sendall(GET % b"b")
+        status, fields, body = split(receive_all(theirs))
+        assert (status, fields[b"connection"], body) == (200, b"close", b"the other content")
+    assert not traffic.leaving
+    talk.told()
 
 
 def test_an_end_of_another_wait_that_comes_too_late_is_none_of_this_one(

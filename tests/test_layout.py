@@ -17,7 +17,8 @@ OURS = {
     "fileserver": set(),
     "fileserver.names": set(),
     "fileserver.wire": set(),
-    "fileserver.heads": set(),
+    "fileserver.dates": set(),
+    "fileserver.heads": {"fileserver.dates"},
     "fileserver.process": set(),
     "fileserver.openat2": set(),
     "fileserver.positioned": {"lrucache"},
@@ -25,7 +26,7 @@ OURS = {
     "fileserver.disk": {"lrucache", "fileserver.root", "fileserver.threads", "fileserver.turns"},
     "fileserver.versions": {"fileserver.disk", "fileserver.root"},
     "fileserver.looks": {"fileserver.disk", "fileserver.root"},
-    "fileserver.representation": {"fileserver.root"},
+    "fileserver.representation": {"fileserver.dates", "fileserver.root"},
     "fileserver.fills": {
         "lrucache",
         "fileserver.disk",
@@ -48,7 +49,6 @@ OURS = {
     "fileserver.bursts": set(),
     "fileserver.negotiation": set(),
     "fileserver.tokens": set(),
-    "fileserver.dates": set(),
     "fileserver.tls": {"fileserver.transport"},
     "fileserver.traffic": {"fileserver.transport"},
     "fileserver.options": {"lrucache"},
@@ -108,6 +108,7 @@ OURS = {
     },
     "fileserver.fastpath": {
         "lrucache",
+        "fileserver.accesslog",
         "fileserver.heads",
         "fileserver.site",
         "fileserver.store",
@@ -130,7 +131,6 @@ OURS = {
         "fileserver.connection",
         "fileserver.heads",
         "fileserver.site",
-        "fileserver.tls",
         "fileserver.transport",
     },
     "gserver": {
@@ -147,6 +147,7 @@ OURS = {
         "fileserver.store",
         "fileserver.tls",
         "fileserver.tokens",
+        "fileserver.transport",
     },
     "gclient": set(),
     "loadtest": set(),
@@ -230,6 +231,90 @@ OURS = {
         "loadtest._visitor",
     },
     "loadtest.__main__": {"loadtest._corpus"},
+    "benchmarks": set(),
+    "benchmarks.cgroups": {"benchmarks.peers"},
+    "benchmarks.clients": {"benchmarks.peers"},
+    "benchmarks.command": {"benchmarks.peers"},
+    "benchmarks.fills": {
+        "benchmarks.clients",
+        "benchmarks.command",
+        "benchmarks.peers",
+        "benchmarks.report",
+        "benchmarks.workloads",
+    },
+    "benchmarks.footprint": {
+        "benchmarks.clients",
+        "benchmarks.command",
+        "benchmarks.idle",
+        "benchmarks.memory",
+        "benchmarks.peers",
+        "benchmarks.report",
+        "benchmarks.start",
+    },
+    "benchmarks.hotpath": {
+        "benchmarks.command",
+        "benchmarks.load",
+        "benchmarks.peers",
+        "benchmarks.perf",
+        "benchmarks.report",
+        "benchmarks.rounds",
+        "benchmarks.tables",
+        "benchmarks.workloads",
+    },
+    "benchmarks.http": {
+        "benchmarks.command",
+        "benchmarks.load",
+        "benchmarks.peers",
+        "benchmarks.report",
+        "benchmarks.rounds",
+        "benchmarks.tables",
+        "benchmarks.workloads",
+    },
+    "benchmarks.idle": {
+        "benchmarks.clients",
+        "benchmarks.load",
+        "benchmarks.peers",
+        "benchmarks.report",
+        "benchmarks.workloads",
+    },
+    "benchmarks.load": {"benchmarks.peers", "benchmarks.report"},
+    "benchmarks.memory": {"benchmarks.clients", "benchmarks.peers", "benchmarks.report", "benchmarks.workloads"},
+    "benchmarks.peers": set(),
+    "benchmarks.perf": {"benchmarks.peers"},
+    "benchmarks.replay": {"benchmarks.clients"},
+    "benchmarks.report": set(),
+    "benchmarks.rounds": {"benchmarks.load", "benchmarks.peers", "benchmarks.tables", "benchmarks.workloads"},
+    "benchmarks.samememory": {
+        "benchmarks.cgroups",
+        "benchmarks.clients",
+        "benchmarks.command",
+        "benchmarks.peers",
+        "benchmarks.replay",
+        "benchmarks.report",
+        "benchmarks.traces",
+        "fileserver.options",
+        "lrucache",
+    },
+    "benchmarks.sampler": set(),
+    "benchmarks.slow_clients": {
+        "benchmarks.clients",
+        "benchmarks.peers",
+        "benchmarks.report",
+        "benchmarks.slow_fuse",
+    },
+    "benchmarks.slow_fuse": {"benchmarks.peers"},
+    "benchmarks.slowdisk": {
+        "benchmarks.clients",
+        "benchmarks.command",
+        "benchmarks.peers",
+        "benchmarks.report",
+        "benchmarks.slow_clients",
+        "benchmarks.slow_fuse",
+    },
+    "benchmarks.start": {"benchmarks.clients", "benchmarks.peers", "benchmarks.report", "benchmarks.workloads"},
+    "benchmarks.tables": {"benchmarks.load", "benchmarks.report"},
+    "benchmarks.traces": {"benchmarks.peers"},
+    "benchmarks.workloads": {"benchmarks.load"},
 }
 
 OTHERS = {
@@ -237,6 +322,7 @@ OTHERS = {
     "lrucache.cache": {"gevent"},
     "fileserver.wire": {"httptools"},
     "fileserver.positioned": {"gevent"},  # only to reach past its monkey patch
+    "fileserver.root": {"gevent"},  # the same
     "fileserver.disk": {"gevent"},
     "fileserver.looks": {"gevent"},
     "fileserver.fills": {"gevent"},
@@ -250,6 +336,7 @@ OTHERS = {
     "fileserver.precompressed": {"gevent"},
     "fileserver.tls": {"gevent"},
     "fileserver.connection": {"gevent"},
+    "fileserver.fastpath": {"gevent"},
     "loadtest._options": {"locust"},
     "loadtest._run": {"gevent", "locust"},
     "loadtest._visitor": {"gevent", "locust"},
@@ -259,6 +346,7 @@ OTHERS = {
     "loadtest._shapes": {"locust"},
     "loadtest._master": {"flask", "gevent", "locust"},  # flask makes Locust's web UI
     "loadtest.locustfile": {"gevent", "locust"},
+    "benchmarks.fills": {"gevent"},
 }
 """What is neither ours nor the standard library's."""
 
@@ -288,7 +376,7 @@ ALLOWED_IN_PURE = {
 }
 
 
-PACKAGES = ("lrucache", "fileserver", "loadtest")
+PACKAGES = ("lrucache", "fileserver", "loadtest", "benchmarks")
 
 
 def modules() -> dict[str, Path]:
