@@ -31,7 +31,7 @@ class Sampler:
         """A signal's handler: count what runs."""
         stack = []
         while frame is not None:
-            stack.append((frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_qualname))
+            stack.append((frame.f_code.co_filename, frame.f_lineno or 0, frame.f_code.co_qualname))
             frame = frame.f_back
         self._stacks[tuple(stack)] += 1
 

@@ -19,7 +19,7 @@ from fileserver import accesslog, heads, wire
 from fileserver.accesslog import AccessLog
 from fileserver.site import Site
 from fileserver.store import Body
-from fileserver.transport import Expired, Gone, Transport
+from fileserver.transport import Buffer, Expired, Gone, Transport
 from lrucache import CHUNK_BYTES, Entry, Outcome
 
 JOIN_BYTES = 16 * 1024
@@ -161,9 +161,14 @@ class FastPath:
         if is_last:
             head = head[:-2] + _LAST
         size = entry.size
-        chunks = entry.chunks if size <= CHUNK_BYTES else entry.window(0, transport.send_bytes)
+        if size <= JOIN_BYTES:
+            buffers: list[Buffer] = [head + entry.chunks[0] if size else head]
+        elif size <= CHUNK_BYTES:
+            buffers = [head, entry.chunks[0]]
+        else:
+            buffers = [head, *entry.window(0, transport.send_bytes)]
         try:
-            taken = transport.offer([b"".join((head, *chunks))] if size <= JOIN_BYTES else [head, *chunks])
+            taken = transport.offer(buffers)
         except Gone as gone:
             return gone
         traffic.file_answers += 1

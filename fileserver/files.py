@@ -85,6 +85,8 @@ class Files:
         if found is None:
             return None
         entry, outcome = found
+        if outcome is Outcome.HIT:
+            return Whole(entry, outcome, entry.meta.hit_fields or self.hit_fields(entry))
         return Whole(entry, outcome, self._whole_fields(entry.meta.representation, cache_fields(outcome)))
 
     def resume(self, entry: Entry, outcome: Outcome) -> Body:
