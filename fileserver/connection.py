@@ -48,6 +48,7 @@ class Connection:
         "_statuses",
         "_traffic",
         "_transport",
+        "_was_slow",
     )
 
     def __init__(
@@ -67,6 +68,8 @@ class Connection:
         self._address = address
         self._reader = wire.RequestReader()
         self._is_last = False
+        self._was_slow = False
+        """The last answer took its time: the client may have sent more than was asked of it."""
         self._fast = (
             FastPath(transport, pages, statuses, idle_s=idle_s, address=address)
             if pages.takes and transport.is_bare
@@ -126,7 +129,7 @@ class Connection:
             answered += 1
             if answered % BURST == 0:
                 gevent.sleep(0)
-        return False
+        return self._was_slow and not self._transport.is_silent()
 
     def _next_request(self) -> wire.Request | wire.OneLine | None:
         """The next request, or None when the client is done. Raises WireError, 408 among them."""
@@ -164,6 +167,7 @@ class Connection:
                 except FileError:  # nothing of it was sent, so it can be answered anew
                     return heard.request
                 if heard.is_last:
+                    self._was_slow = True
                     return b""
         return self._transport.receive_now()
 
@@ -172,10 +176,11 @@ class Connection:
         self._traffic.rest(self._transport)
         try:
             if self._fast is not None:
-                heard = self._fast.listen()
-                if heard and self._fast.has_answered:
-                    self._reader.note_http()
-                return heard
+                try:
+                    return self._fast.listen()
+                finally:
+                    if self._fast.has_answered:
+                        self._reader.note_http()
             return self._transport.receive(Waiting.REQUEST)
         except Expired:
             self._is_last = True
@@ -188,11 +193,15 @@ class Connection:
         """Send the rest of what the fast path began."""
         head, body, taken, _, request, began_s = answer
         self._sent = taken
+        is_answered = True
         try:
             self._send_body(head[taken:], body, max(0, taken - len(head)), body.size, is_begun=taken > 0)
+        except FileError:
+            is_answered = False
+            raise
         finally:
             log, seconds = self._site.access_log, self._transport.clock() - began_s
-            if log is not None:
+            if log is not None and is_answered:
                 head_bytes, sent = len(head), self._sent
                 log_plain(
                     log, self._address, request, body.outcome, head_bytes=head_bytes, sent=sent, seconds=seconds

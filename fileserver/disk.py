@@ -1,9 +1,9 @@
 """Where disk work runs: inline when the kernel has the answer in memory, in a native thread when it would wait.
 
 The rule of the whole program is that the loop never waits for a disk. A page-cached read costs some microseconds
-inline and a thread hand-over costs much more, so inline is tried first; what would block goes to the pool, 32
-threads by default as nginx has. Looks (is this file still that version?) have two threads of their own, so that a
-hit never queues behind slow reads.
+inline and a thread hand-over costs much more, so inline is tried first; what would block goes to the pool, 64
+threads by default: so many readers can wait for a slow disk at a time (nginx has 32). Looks (is this file still
+that version?) have two threads of their own, so that a hit never queues behind slow reads.
 
 Pool tasks touch no cache, no lock and no log: plain values in, `(value, error)` out, raised again in the greenlet,
 since an exception that leaves a pool task prints its traceback even when somebody catches it.
@@ -40,7 +40,7 @@ class Disk:
     ends the threads.
     """
 
-    def __init__(self, root: Root, *, threads: int = 32, inline: bool = True, open_max: int = OPEN_MAX) -> None:
+    def __init__(self, root: Root, *, threads: int = 64, inline: bool = True, open_max: int = OPEN_MAX) -> None:
         self._root = root
         self._inline = inline
         self._opens_inline = inline and root.knows_cached

@@ -119,6 +119,10 @@ class FastPath:
         finally:
             self._transport.end_listening()
 
+    def throw(self, problem: Any) -> None:
+        """What the loop does to who waits when an earlier wait for the same socket is cancelled too late."""
+        self._greenlet.throw(problem)
+
     def _answer(self) -> None:
         """The socket is readable. Runs in the hub."""
         try:
@@ -139,7 +143,8 @@ class FastPath:
         except OSError as problem:
             return Gone(problem)
         plain = wire.plain(_scratch, 0, length)
-        if plain is not None and transport.deadline_s != math.inf:
+        # A full scratch may not be all.
+        if plain is not None and length < wire.PLAIN_BYTES and transport.deadline_s != math.inf:
             now_s = transport.clock()
             name = plain[1].decode()
             is_last = plain.lastindex != 1
@@ -167,11 +172,14 @@ class FastPath:
             buffers = [head, entry.chunks[0]]
         else:
             buffers = [head, *entry.window(0, transport.send_bytes)]
+        traffic.file_answers += 1
         try:
             taken = transport.offer(buffers)
         except Gone as gone:
+            if self._log is not None:
+                request = bytes(memoryview(_scratch)[:length])
+                log_plain(self._log, self._address, request, outcome, head_bytes=len(head), sent=0, seconds=0.0)
             return gone
-        traffic.file_answers += 1
         traffic.bytes_sent += taken
         traffic.idle.move_to_end(transport)
         transport.deadline_s = now_s + self._idle_s

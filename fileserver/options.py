@@ -47,8 +47,8 @@ def parse() -> argparse.Namespace:
         "--threads",
         metavar="N",
         type=number(int, 1, 1024),
-        default=32,
-        help="native threads that read (default: 32)",
+        default=64,
+        help="native threads that read (default: 64)",
     )
     add(
         "--io",

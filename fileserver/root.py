@@ -139,6 +139,8 @@ class Root:
         self.path = os.path.realpath(directory, strict=True)
         self.hidden = hidden
         os.scandir(self.path).close()
+        self._device = -1
+        """The last one seen: files share the number, and 65,536 of them 2 MB of such numbers."""
         self._directory = os.open(self.path, _OPEN_FLAGS) if os.name == "posix" else -1
         self._opener = None if portable else openat2.probe(self._directory, _OPEN_FLAGS)
 
@@ -217,7 +219,8 @@ class Root:
             raise _meaning(error) from error
         if not stat.S_ISREG(status.st_mode):
             raise IsFolder("a folder") if stat.S_ISDIR(status.st_mode) else NotFound("not a regular file")
-        return Identity(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+        self._device = device = self._device if status.st_dev == self._device else status.st_dev
+        return Identity(device, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
     def read(
         self, descriptor: int, identity: Identity, offset: int, length: int, *, cached: bool = False

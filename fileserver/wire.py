@@ -76,7 +76,10 @@ def sender(head: bytes | bytearray, length: int) -> tuple[bytes, bytes]:
     found = _SENDER.findall(head, 0, length)
     if not found:
         return b"", b""
-    fields = {name.lower(): value for name, value in found}
+    fields: dict[bytes, bytes] = {}
+    for field, value in found:
+        name, stripped = field.lower(), value.rstrip(b" ")
+        fields[name] = fields[name] + b", " + stripped if name in fields else stripped
     return fields.get(b"referer", b""), fields.get(b"user-agent", b"")
 
 

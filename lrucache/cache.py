@@ -220,8 +220,7 @@ class Cache:
             entry = self._reserve(name, len(content), meta)
             if isinstance(entry, Entry):
                 entry.held = entry.size
-                if content:
-                    entry.chunks.append(content)
+                entry.chunks = [content] if content else []
                 self._commit(entry)
             return entry
 

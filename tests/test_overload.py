@@ -351,15 +351,15 @@ def run(folder: Path, *options: str, changes: str) -> subprocess.CompletedProces
 
 
 def test_more_connections_than_there_are_descriptors_are_refused_in_one_line(folder: Path) -> None:
-    done = run(folder, "--max-connections", "12", changes=allowed(140))
+    done = run(folder, "--max-connections", "12", changes=allowed(172))
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
-    assert re.match(r"gserver: 12 connections need more descriptors than the 140 allowed", done.stderr)
-    with Program(folder, "--max-connections", "11", changes=allowed(140)) as program:
+    assert re.match(r"gserver: 12 connections need more descriptors than the 172 allowed", done.stderr)
+    with Program(folder, "--max-connections", "11", changes=allowed(172)) as program:
         assert program.get("/-/health")[0] == 200
         assert "only 1 files can be open for 11 connections" in program.warnings
 
 
-@pytest.mark.parametrize(("descriptors", "clients"), [(140, 6), (129, 1), (100, 1)])
+@pytest.mark.parametrize(("descriptors", "clients"), [(172, 6), (161, 1), (100, 1)])
 def test_who_says_nothing_gets_half_of_what_is_left_and_at_least_one(
     folder: Path, descriptors: int, clients: int
 ) -> None:
@@ -574,7 +574,7 @@ def test_a_system_short_of_threads_is_said_once_and_files_are_served(folder: Pat
 
 
 def test_with_as_many_threads_as_are_needed_nothing_is_said(folder: Path) -> None:
-    with Program(folder, changes=threads_to_be_had(32 + disk.LOOK_THREADS)) as program:
+    with Program(folder, changes=threads_to_be_had(64 + disk.LOOK_THREADS)) as program:
         assert "WARNING" not in program.stop()
 
 
@@ -586,7 +586,7 @@ def test_without_any_thread_there_is_no_server(folder: Path) -> None:
 
 def test_an_access_log_without_a_thread_to_write_it_is_no_start(folder: Path, tmp_path: Path) -> None:
     """Better than a server whose log is dead from its first line on."""
-    changes = threads_to_be_had(32 + disk.LOOK_THREADS) + "; gserver.announce = lambda *_: gserver.sys.exit(0)"
+    changes = threads_to_be_had(64 + disk.LOOK_THREADS) + "; gserver.announce = lambda *_: gserver.sys.exit(0)"
     done = run(folder, "--access-log", str(tmp_path / "log"), changes=changes)
     assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
 
@@ -886,11 +886,11 @@ def test_every_turn_comes_back_after(folder: Path, io: str, trouble: Callable[[H
 
 
 def test_the_open_files_are_bounded_by_what_clients_leave_of_the_descriptors(folder: Path) -> None:
-    """140 descriptors, 128 kept, 8 for clients: four files may be open, and a fifth has to wait."""
+    """172 descriptors, 160 kept, 8 for clients: four files may be open, and a fifth has to wait."""
     for number in range(6):
         with (folder / str(number)).open("wb") as file:
             file.truncate(90 << 20)
-    changes = allowed(140) + "; gserver.Disk.__init__.__globals__['OPEN_WAIT_S'] = 0.05"
+    changes = allowed(172) + "; gserver.Disk.__init__.__globals__['OPEN_WAIT_S'] = 0.05"
     with Program(folder, "--max-connections", "8", changes=changes) as program, ExitStack() as opened:
         for number in range(4):
             client = opened.enter_context(native.socket())
