@@ -100,7 +100,10 @@ def assemble(arguments: argparse.Namespace) -> tuple[Root, Site, Server]:
     """Put the rooms together and listen. Raises CannotStart."""
     limit = process.raise_descriptor_limit()
     max_connections, open_max = shares(limit, arguments.threads, arguments.max_connections)
-    root = attempt(f"serve {arguments.directory}", lambda: Root(arguments.directory, hidden=arguments.hidden))
+    root = attempt(
+        f"serve {arguments.directory}",
+        lambda: Root(arguments.directory, hidden=arguments.hidden, drop_pages=arguments.page_cache == "drop"),
+    )
     disk = attempt(
         "start",
         lambda: Disk(root, threads=arguments.threads, inline=arguments.io == "auto", open_max=open_max),

@@ -98,6 +98,7 @@ class Disk:
             self.release(opened.descriptor)
             raise
         if len(first) == opened.identity.size:
+            self.was_read(opened.descriptor)
             self.release(opened.descriptor)
             return Opened(-1, opened.identity, first)
         return opened._replace(first=first)
@@ -131,6 +132,10 @@ class Disk:
         content = _in(self._readers, self._root.read, descriptor, identity, offset, length)
         self.reads_pool += 1
         return content
+
+    def was_read(self, descriptor: int) -> None:
+        """All of an open file is stored, and need not stay in the page cache."""
+        self._root.was_read(descriptor)
 
     def look_cached(self, name: str) -> Identity | None:
         """The identity of `name` now, or None when the kernel would have to ask the disk."""

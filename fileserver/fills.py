@@ -192,6 +192,7 @@ class Fills:
                 self._cache.append(entry, version.read(entry.held, CHUNK_BYTES))
                 if entry.held == entry.size:
                     self._finish(entry)
+                    version.was_read()
         finally:
             if version is not None:
                 version.release()

@@ -51,6 +51,13 @@ def parse() -> argparse.Namespace:
         help="native threads that read (default: 64)",
     )
     add(
+        "--page-cache",
+        choices=["keep", "drop"],
+        default="keep",
+        help="drop: have the kernel forget the pages of a stored file, so that memory is not used twice"
+        " (default: keep)",
+    )
+    add(
         "--io",
         choices=["auto", "pool"],
         default="auto",

@@ -132,12 +132,15 @@ class Root:
     """The files beneath one directory. Owns one descriptor (where folders have any) until `close`.
 
     Raises OSError when `directory` is not a readable folder. `portable=True` forces the way of systems that have
-    no openat2, for tests.
+    no openat2, for tests. `drop_pages` has the kernel forget files that were read whole.
     """
 
-    def __init__(self, directory: str, *, hidden: bool = False, portable: bool = False) -> None:
+    def __init__(
+        self, directory: str, *, hidden: bool = False, portable: bool = False, drop_pages: bool = False
+    ) -> None:
         self.path = os.path.realpath(directory, strict=True)
         self.hidden = hidden
+        self._drops_pages = drop_pages and hasattr(os, "posix_fadvise")
         os.scandir(self.path).close()
         self._device = -1
         """The last one seen: files share the number, and 65,536 of them 2 MB of such numbers."""
@@ -178,6 +181,7 @@ class Root:
             close(descriptor)
             raise
         if first is not None and len(first) == identity.size:
+            self.was_read(descriptor)
             close(descriptor)
             descriptor = -1
         return Opened(descriptor, identity, first)
@@ -203,6 +207,7 @@ class Root:
         try:
             content = positioned.read_cached_once(descriptor, SMALL_BYTES)
             identity = self.identity(descriptor)
+            self.was_read(descriptor)
         except (OSError, FileError):
             return None
         finally:
@@ -238,6 +243,12 @@ class Root:
         if len(content) < length or not identity.same_bytes(self.identity(descriptor)):
             raise Changed("the file changed while it was read")
         return content
+
+    def was_read(self, descriptor: int) -> None:
+        """All of an open file is in somebody's memory: with `drop_pages` the kernel need not keep it too."""
+        if self._drops_pages:
+            with suppress(OSError):
+                os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
 
     def list(self, folder: str) -> Folder:
         """The folder's own entries that can be asked for; `""` is the root. Raises FileError."""

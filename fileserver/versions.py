@@ -29,6 +29,10 @@ class Version:
         """At most one chunk of this version. May switch greenlets; raises FileError, Changed among them."""
         return self._owner.disk.read(self._descriptor, self.identity, offset, length)
 
+    def was_read(self) -> None:
+        """All of it is stored, and need not stay in the page cache."""
+        self._owner.disk.was_read(self._descriptor)
+
     def release(self) -> None:
         """Give one use back."""
         self.uses -= 1
