@@ -127,6 +127,7 @@ class RequestReader:
         "_complete",
         "_expects_continue",
         "_keep_alive",
+        "_may_be_line",
         "_parser",
         "_request",
         "_scanned",
@@ -137,6 +138,8 @@ class RequestReader:
         self._buffer = b""
         self._scanned = 0
         self._parser: httptools.HttpRequestParser | None = None
+        self._may_be_line = True
+        """Only the first line of a connection may be in the one-line protocol."""
         self._request: Request | OneLine | None = None
         self._complete = self._keep_alive = self._expects_continue = False
         self._body_left: int | None = None
@@ -151,7 +154,7 @@ class RequestReader:
 
     def note_http(self) -> None:
         """Requests before this one were read elsewhere: the one-line protocol is out of the question."""
-        self._parser = self._parser or httptools.HttpRequestParser(self)
+        self._may_be_line = False
 
     def feed(self, received: bytes) -> None:
         """Take bytes in the order they came."""
@@ -160,8 +163,7 @@ class RequestReader:
     def next(self) -> Request | OneLine | None:
         """The next complete request; None when more bytes are needed. Raises WireError."""
         if self._request is None:
-            # The first line of a connection may be in the one-line protocol; of a later one it may not.
-            if self._parser is None and self._speaks_one_line():
+            if self._may_be_line and self._speaks_one_line():
                 return self._next_line()
             if not self._read_head():
                 return None
@@ -225,8 +227,7 @@ class RequestReader:
         if self._buffer.startswith(b"\r\n"):
             # RFC 9112 section 2.2: empty lines before a request line are ignored.
             self._buffer, self._scanned = _EMPTY_LINES.sub(b"", self._buffer), 0
-            # The first line of the connection has been, and was not in the one-line protocol.
-            self._parser = self._parser or httptools.HttpRequestParser(self)
+            self._may_be_line = False  # the first line has been
         end = self._buffer.find(b"\r\n\r\n", max(0, self._scanned - 3)) + 4
         if end < 4:
             self._check_beginning()
@@ -237,7 +238,7 @@ class RequestReader:
         method, target, minor = _request_line(self.line)
         if len(head) > MAX_HEAD_BYTES or head.count(b"\n") > MAX_HEADERS + 2:
             raise WireError(431, "too many or too long header fields")
-        self._complete = False
+        self._complete = self._may_be_line = False
         upgraded = self._parse(head)
         fields = _fields(head)
         _check_fields(fields, minor)
