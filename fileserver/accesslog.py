@@ -18,7 +18,7 @@ from fileserver.bursts import Burst
 from fileserver.threads import started
 
 QUEUE_BYTES = 4 << 20
-"""Of lines that wait for the disk; beyond it they are dropped. Some 10,000 (nginx buffers 64k and then waits)."""
+"""Of lines that wait for the disk; beyond it they are dropped. Some 16,000 (nginx buffers 64k and then waits)."""
 LINE_OVERHEAD_BYTES = 64
 """What a queued line costs besides its text."""
 BATCH_S = 0.02

@@ -72,7 +72,7 @@ class Connection:
         """The last answer took its time: the client may have sent more than was asked of it."""
         self._fast = (
             FastPath(transport, pages, statuses, idle_s=idle_s, address=address)
-            if pages.takes and transport.is_bare
+            if pages.has_fast_path and transport.is_bare
             else None
         )
         # Of the answer under way, for the access log.

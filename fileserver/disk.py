@@ -16,7 +16,7 @@ import gevent
 from gevent import Greenlet
 from gevent.threadpool import ThreadPool
 
-from fileserver.root import Exhausted, Folder, Identity, Opened, Root, close
+from fileserver.root import Exhausted, Folder, Identity, Opened, Root, close_descriptor
 from fileserver.threads import started
 from fileserver.turns import Turns
 from lrucache import CHUNK_BYTES
@@ -71,14 +71,14 @@ class Disk:
         self.reads_inline += opened.first is not None
         return opened
 
-    def settled(self, name: str, before_ns: int) -> Opened | None:
+    def read_settled(self, name: str, before_ns: int) -> Opened | None:
         """A small file that was last changed before `before_ns`, whole, if that takes no wait and is not refused.
 
         Never switches greenlets.
         """
         if not self._opens_inline or not self._open_turns.free:
             return None
-        opened = self._root.settled(name, before_ns)
+        opened = self._root.read_settled(name, before_ns)
         self.reads_inline += opened is not None
         return opened
 
@@ -162,7 +162,7 @@ class Disk:
         """Close a descriptor, and wait for nothing; where that asks a server (FUSE, NFS) a thread does it."""
         if self._opens_inline:
             try:
-                close(descriptor)
+                close_descriptor(descriptor)
             finally:
                 self._open_turns.give()
         else:
@@ -172,7 +172,7 @@ class Disk:
 
     def _close_in_pool(self, descriptor: int) -> None:
         try:
-            _in(self._readers, close, descriptor)
+            _in(self._readers, close_descriptor, descriptor)
         finally:
             self._open_turns.give()
 

@@ -1,10 +1,10 @@
-"""The fast path: plain requests for stored files, answered at the moment the loop hears of them.
+"""The fast path: plain requests, answered at the moment the loop hears of them.
 
-Nearly all requests are for the whole of a file that is in the cache and was looked at a moment ago. Such an answer
-waits for nothing, so the connection's greenlet need not wake up for it: it goes on resting, and the loop's own
-callback reads the request, takes the entry and sends the answer. Whatever is not plain wakes the greenlet, which
-goes the general way in `connection`; nothing has been done about it before. A table of requests goes through both
-ways in tests/test_fastpath.py and must get equal bytes.
+Nearly all requests are for the whole of a file that is in the cache and was looked at a moment ago, or is small
+and in the page cache. Such an answer waits for nothing, so the connection's greenlet need not wake up for it: it
+goes on resting, and the loop's own callback reads the request, takes the entry and sends the answer. Whatever is
+not plain wakes the greenlet, which goes the general way in `connection`; nothing has been counted or said before.
+A table of requests goes through both ways in tests/test_fastpath.py and must get equal bytes.
 
 What it saves, measured with files of 1 KiB: two switches of greenlets and a watch of the socket for each request,
 header fields in a dictionary, a Body, a Reply and a Verdict. README's figures are those of both ways together.
@@ -48,8 +48,11 @@ class Unfinished(NamedTuple):
     began_s: float
 
 
-Heard = bytes | Unfinished | Gone
-"""What is the greenlet's: no plain request (`b""` is the end), an answer to go on with, or a dead socket."""
+Heard = bytes | Unfinished | type[Gone]
+"""What is the greenlet's: no plain request (`b""` is the end), an answer to go on with, or a dead socket.
+
+The class and no exception: one that was raised before would keep the frames, and the payload in them, alive.
+"""
 
 
 class FastPath:
@@ -100,7 +103,7 @@ class FastPath:
             heard = self._hear()
         if heard is None:
             heard = self._rest()
-        if isinstance(heard, Gone):
+        if isinstance(heard, type):
             raise heard
         return heard
 
@@ -120,7 +123,7 @@ class FastPath:
             self._transport.end_listening()
 
     def throw(self, problem: Any) -> None:
-        """What the loop does to who waits when an earlier wait for the same socket is cancelled too late."""
+        """An earlier wait for the socket is cancelled too late: Hub._cancel_wait asks our callback's owner."""
         self._greenlet.throw(problem)
 
     def _answer(self) -> None:
@@ -140,8 +143,8 @@ class FastPath:
             length = transport.socket.recv_into(_scratch)
         except BlockingIOError:
             return None
-        except OSError as problem:
-            return Gone(problem)
+        except OSError:
+            return Gone
         plain = wire.plain(_scratch, 0, length)
         # A full scratch may not be all.
         if plain is not None and length < wire.PLAIN_BYTES and transport.deadline_s != math.inf:
@@ -175,11 +178,11 @@ class FastPath:
         traffic.file_answers += 1
         try:
             taken = transport.offer(buffers)
-        except Gone as gone:
+        except Gone:
             if self._log is not None:
                 request = bytes(memoryview(_scratch)[:length])
                 log_plain(self._log, self._address, request, outcome, head_bytes=len(head), sent=0, seconds=0.0)
-            return gone
+            return Gone
         traffic.bytes_sent += taken
         traffic.idle.move_to_end(transport)
         transport.deadline_s = now_s + self._idle_s

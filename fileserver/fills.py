@@ -138,7 +138,9 @@ class Fills:
         fill = Fill(self._clock())
         opened = self._disk.open_cached(name, min(CHUNK_BYTES, self._cache.capacity))
         if opened is not None and opened.descriptor < 0:
-            return self._complete(fill, name, opened)
+            self._store_first(fill, name, opened)
+            fill.ended = True
+            return fill
         self._in_flight[name] = fill
         gevent.spawn(self._run, fill, name, opened)
         return fill
@@ -148,7 +150,7 @@ class Fills:
 
         Nobody may be filling it already. Never switches greenlets.
         """
-        opened = self._disk.settled(name, self._clock_ns() - YOUNG_NS)
+        opened = self._disk.read_settled(name, self._clock_ns() - YOUNG_NS)
         if opened is None or opened.first is None:
             return None
         stored = Stored(Representation(name, opened.identity, self._cache_control), now_s)
@@ -157,11 +159,6 @@ class Fills:
             return None
         entry.sure_until_s = now_s + self._revalidate_s / 2
         return entry
-
-    def _complete(self, fill: Fill, name: str, opened: Opened) -> Fill:
-        self._store_first(fill, name, opened)
-        fill.ended = True
-        return fill
 
     def _run(self, fill: Fill, name: str, opened: Opened | None) -> None:
         try:

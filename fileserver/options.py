@@ -54,7 +54,7 @@ def parse() -> argparse.Namespace:
         "--page-cache",
         choices=["keep", "drop"],
         default="keep",
-        help="drop: have the kernel forget the pages of a stored file, so that memory is not used twice"
+        help="drop: have the kernel forget files that were read whole, so that memory is not used twice"
         " (default: keep)",
     )
     add(

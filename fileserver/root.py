@@ -21,7 +21,7 @@ from lrucache import CHUNK_BYTES
 LISTING_MAX = 10_000
 """Entries read of one folder; a listing says when there are more. nginx has no bound, a page of 10,000 is 1 MB."""
 
-close = get_original("os", "close")
+close_descriptor = get_original("os", "close")
 """gevent's, in a patched process, asks the system three times whether watchers of the loop must be told."""
 
 SMALL_BYTES = 16 * 1024
@@ -160,7 +160,7 @@ class Root:
     def close(self) -> None:
         """Give the descriptor back; nothing may be asked afterwards."""
         if self._directory >= 0:
-            close(self._directory)
+            close_descriptor(self._directory)
             self._directory = -1
 
     def open(self, name: str, first_max: int = 0, *, cached: bool = False) -> Opened:
@@ -178,11 +178,11 @@ class Root:
                 with suppress(BlockingIOError):
                     first = self.read(descriptor, identity, 0, CHUNK_BYTES, cached=cached)
         except BaseException:
-            close(descriptor)
+            close_descriptor(descriptor)
             raise
         if first is not None and len(first) == identity.size:
             self.was_read(descriptor)
-            close(descriptor)
+            close_descriptor(descriptor)
             descriptor = -1
         return Opened(descriptor, identity, first)
 
@@ -192,13 +192,14 @@ class Root:
         try:
             return self.identity(descriptor)
         finally:
-            close(descriptor)
+            close_descriptor(descriptor)
 
-    def settled(self, name: str, before_ns: int) -> Opened | None:
+    def read_settled(self, name: str, before_ns: int) -> Opened | None:
         """A file of less than SMALL_BYTES, last changed before `before_ns` (Unix time), if that takes no wait.
 
         In four system calls. One look is enough here, after the read: whoever had changed the file meanwhile would
-        have left a later stamp. None when it is not such a file, or cannot be opened. Hub thread only.
+        have left a later stamp; and what has no page cache, such as a device, refuses to be read without a wait.
+        None when it is not such a file, or cannot be opened. Hub thread only.
         """
         try:
             descriptor = self._open(name, cached=True)
@@ -207,14 +208,16 @@ class Root:
         try:
             content = positioned.read_cached_once(descriptor, SMALL_BYTES)
             identity = self.identity(descriptor)
+            if not len(content) == identity.size < SMALL_BYTES:
+                return None
+            if max(identity.mtime_ns, identity.ctime_ns) >= before_ns:
+                return None
             self.was_read(descriptor)
+            return Opened(-1, identity, content)
         except (OSError, FileError):
             return None
         finally:
-            close(descriptor)
-        is_whole = len(content) == identity.size < SMALL_BYTES
-        is_settled = identity.mtime_ns < before_ns and identity.ctime_ns < before_ns
-        return Opened(-1, identity, content) if is_whole and is_settled else None
+            close_descriptor(descriptor)
 
     def identity(self, descriptor: int) -> Identity:
         """What fstat says of an open file. Raises NotFound when it is no regular file, IsFolder when a folder."""
@@ -224,7 +227,8 @@ class Root:
             raise _meaning(error) from error
         if not stat.S_ISREG(status.st_mode):
             raise IsFolder("a folder") if stat.S_ISDIR(status.st_mode) else NotFound("not a regular file")
-        self._device = device = self._device if status.st_dev == self._device else status.st_dev
+        known = self._device
+        device = self._device = known if known == status.st_dev else status.st_dev
         return Identity(device, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
     def read(
@@ -245,7 +249,7 @@ class Root:
         return content
 
     def was_read(self, descriptor: int) -> None:
-        """All of an open file is in somebody's memory: with `drop_pages` the kernel need not keep it too."""
+        """An open file was read whole: with `drop_pages` the kernel need not keep it too."""
         if self._drops_pages:
             with suppress(OSError):
                 os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
@@ -261,7 +265,7 @@ class Root:
                 with os.scandir(descriptor) as entries:
                     return self._listing(folder, entries)
             finally:
-                close(descriptor)
+                close_descriptor(descriptor)
         except OSError as error:
             raise _meaning(error) from error
 
@@ -289,7 +293,7 @@ class Root:
                 try:
                     status = os.fstat(descriptor)
                 finally:
-                    close(descriptor)
+                    close_descriptor(descriptor)
         except (OSError, FileError):
             return None
         if stat.S_ISDIR(status.st_mode):

@@ -137,7 +137,6 @@ class Listener(StreamServer):
         # Plain greenlets: nobody joins or links ours, and gevent's own cost each connection 3 us more.
         super().__init__(address, handle, backlog=BACKLOG, spawn=gevent.spawn_raw)  # type: ignore[call-overload]
         self._make_room = make_room
-        self._family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         self._shortage = Burst("cannot accept connections")
 
     def do_read(self) -> Any:
@@ -157,7 +156,7 @@ class Listener(StreamServer):
 
     def _accept(self) -> tuple[Any, Any]:
         descriptor, address = self.socket._accept()  # type: ignore[attr-defined]
-        return RawSocket(self._family, socket.SOCK_STREAM, 0, fileno=descriptor), address
+        return RawSocket(self.family, socket.SOCK_STREAM, 0, fileno=descriptor), address
 
     def _go_on(self) -> None:
         if self.started:

@@ -30,7 +30,8 @@ _EXPOSED = "Accept-Ranges, Cache-Status, Content-Encoding, Content-Range, Date, 
 class Site:
     """The files of one store and the pages about them. `answer` and `answer_line` may switch greenlets.
 
-    `tokens` (None: everybody may ask) can be exchanged while it serves. `cors` is an origin or `*`.
+    `tokens` (None: everybody may ask) can be exchanged while it serves, but not switched on or off. `cors` is an
+    origin or `*`.
     """
 
     def __init__(
@@ -65,7 +66,8 @@ class Site:
             precompressed=precompressed,
             every_fields=self._every_fields,
         )
-        self.takes = tokens is None and precompressed is None
+        self.has_fast_path = tokens is None and precompressed is None
+        """Whether a plain request is answered alike whoever asks: then `fastpath` may use these three."""
         self.take = store.cache.take
         self.hit_fields = self._files.hit_fields
         self.resume = self._files.resume

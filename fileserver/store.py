@@ -34,7 +34,7 @@ class Body:
     reader keeps one descriptor open, shared with all readers of that version.
     """
 
-    __slots__ = ("_fill", "_store", "_version", "detail", "entry", "outcome", "representation", "size")
+    __slots__ = ("_entry", "_fill", "_store", "_version", "detail", "outcome", "representation", "size")
 
     def __init__(
         self,
@@ -48,7 +48,7 @@ class Body:
         detail: str = "",
     ) -> None:
         self._store = store
-        self.entry = entry
+        self._entry = entry
         self._fill = fill
         self._version = version
         self.outcome = outcome
@@ -66,7 +66,7 @@ class Body:
         Raises FileError when this version can no longer be had; what was read before stays right.
         """
         while True:
-            entry = self.entry
+            entry = self._entry
             if entry is None:
                 return [self._from_disk(offset, limit)]
             buffers = entry.window(offset, limit)
@@ -96,9 +96,9 @@ class Body:
             self._version = None
 
     def _attach(self, entry: Entry | None) -> None:
-        if self.entry is not None:
-            self.entry.readers -= 1
-        self.entry = entry
+        if self._entry is not None:
+            self._entry.readers -= 1
+        self._entry = entry
         if entry is not None:
             entry.readers += 1
 
@@ -243,8 +243,9 @@ class Store:
     def _believable(self, name: str, asked_s: float) -> Entry | None:
         """The stored entry if it was shown to be true within the window, looking again if need be.
 
-        From half the window on a hit begins the look and is served at once; it waits only when the whole window
-        has passed. Young stamps prove nothing, so a young entry is not looked at but read again.
+        A look that the kernel answers is done at once when the window has passed. After one that took a thread,
+        from half the window on a hit begins the next and is served at once; it waits only when all of it has
+        passed. Young stamps prove nothing, so a young entry is not looked at but read again.
         """
         entry = self.cache.find(name)
         if entry is None:
@@ -285,7 +286,8 @@ class Store:
     def _learn(self, entry: Entry, look: Look, *, at_once: bool = False) -> bool:
         """Drop the entry and say False if the look shows it to be untrue; a failing disk shows nothing.
 
-        A look that the kernel answered `at_once` cost nobody a wait, and so the next one needs no head start.
+        A look that the kernel answered `at_once` cost nobody a wait, nor most likely will the next, a second
+        later: it gets no head start, which would double the looks.
         """
         stored: Stored = entry.meta
         if look.failure is not None:

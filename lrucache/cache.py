@@ -139,7 +139,7 @@ class Cache:
         self._in_flight: dict[str, Entry] = {}
         self._cached = self._filling = self._peak = 0
         self._violations = self._evictions = self._hits = 0
-        self._counts = dict.fromkeys(Outcome, 0)
+        self._counts = {Outcome.MISS: 0, Outcome.COALESCED: 0, Outcome.BYPASS: 0}
 
     def find(self, name: str) -> Entry | None:
         """The stored entry, without counting a use; None while it is only being filled."""
@@ -160,19 +160,16 @@ class Cache:
 
     def take(self, name: str, now_s: float) -> Entry | None:
         """`find` and `hit` in one step, for an entry whose owner is sure of it; None means ask the long way."""
-        if not self._section.acquire(False):
-            return None
-        entry = self._table.get(name)
-        if entry is None or entry.sure_until_s <= now_s:
-            entry = None
-        else:
+        with self._section:
+            entry = self._table.get(name)
+            if entry is None or entry.sure_until_s <= now_s:
+                return None
             self._table.move_to_end(name)
             self._note_use(name)
             entry.hits += 1
             entry.used_s = now_s
             self._hits += 1
-        self._section.release()
-        return entry
+            return entry
 
     def count(self, outcome: Outcome) -> None:
         """Count an answer that was not a hit (`hit` counts itself)."""

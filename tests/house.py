@@ -93,12 +93,12 @@ class FaultyRoot(Root):
         os.close(opened.descriptor)
         return opened.identity
 
-    def settled(self, name: str, before_ns: int) -> Opened | None:
+    def read_settled(self, name: str, before_ns: int) -> Opened | None:
         if name in self.cold:
             return None
         self._settling = True
         try:
-            opened = super().settled(name, before_ns)
+            opened = super().read_settled(name, before_ns)
         finally:
             self._settling = False
         if opened is not None:

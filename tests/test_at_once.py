@@ -22,7 +22,7 @@ def test_a_small_file_at_rest_is_read_whole_and_closed(folder: Path, size: int) 
     (folder / "a").write_bytes(b"x" * size)
     root = Root(str(folder))
     before = len(os.listdir(NAMES_OF_OPEN))
-    opened = root.settled("a", LATER_NS)
+    opened = root.read_settled("a", LATER_NS)
     assert opened is not None
     assert (opened.descriptor, opened.first) == (-1, b"x" * size)
     assert opened.identity == root.stat("a")
@@ -44,8 +44,8 @@ def test_what_is_no_small_file_is_not_settled(folder: Path, name: str) -> None:
     (folder / "loop").symlink_to("loop")
     root = Root(str(folder))
     before = len(os.listdir(NAMES_OF_OPEN))
-    assert root.settled("small", LATER_NS) is not None
-    assert root.settled(name, LATER_NS) is None
+    assert root.read_settled("small", LATER_NS) is not None
+    assert root.read_settled(name, LATER_NS) is None
     assert len(os.listdir(NAMES_OF_OPEN)) == before
     root.close()
 
@@ -62,8 +62,8 @@ def test_a_file_is_settled_when_both_stamps_are_earlier(
     root = Root(str(folder))
     if before_ns is None:
         before_ns = root.stat("a").ctime_ns
-        assert root.settled("a", before_ns + 1) is not None
-    assert (root.settled("a", before_ns) is not None) is settled
+        assert root.read_settled("a", before_ns + 1) is not None
+    assert (root.read_settled("a", before_ns) is not None) is settled
     root.close()
 
 
@@ -74,14 +74,14 @@ def test_a_file_whose_size_is_not_what_was_read_is_not_settled(
     (folder / "a").write_bytes(b"123")
     root = Root(str(folder))
     monkeypatch.setattr(positioned, "read_cached_once", lambda *_: read)
-    assert root.settled("a", LATER_NS) is None
+    assert root.read_settled("a", LATER_NS) is None
     root.close()
 
 
 def test_where_the_kernel_cannot_say_what_it_has_cached_nothing_is_settled(folder: Path) -> None:
     (folder / "a").write_bytes(b"123")
     root = Root(str(folder), portable=True)
-    assert root.settled("a", LATER_NS) is None
+    assert root.read_settled("a", LATER_NS) is None
     root.close()
 
 
@@ -177,13 +177,6 @@ def test_what_was_taken_is_not_the_next_victim(policy: str) -> None:
     cache.put("d", bytes(10), None)
     assert cache.find("a") is not None
     assert cache.find("b") is None
-
-
-def test_take_does_not_wait_for_the_section() -> None:
-    cache = Cache(100, Lru(100))
-    cache.put("a", b"x", None)
-    with cache._section:
-        assert cache.take("a", -1.0) is None
 
 
 def now(house: House, name: str) -> tuple[str, bytes] | None:

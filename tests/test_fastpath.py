@@ -112,7 +112,7 @@ class Talk:
         self.house = house
         self.general = 0
         house._statuses = StatusLines(lambda: WALL_S)
-        house.site.takes = house.site.takes and is_fast
+        house.site.has_fast_path = house.site.has_fast_path and is_fast
         for way in ("answer", "answer_line"):
             monkeypatch.setattr(house.site, way, self._counted(getattr(house.site, way)))
 
@@ -389,7 +389,7 @@ def test_both_ways_give_equal_bytes_and_equal_counts(house_folder: Path, io: str
     reads_at_once = []
 
     def converse(talk: Talk) -> tuple[bytes, ...]:
-        reads_at_once.append(talk.house.disk.settled("small", 2 * OLD_NS) is not None)
+        reads_at_once.append(talk.house.disk.read_settled("small", 2 * OLD_NS) is not None)
         received = []
         for _ in range(2):
             before = talk.general
@@ -435,8 +435,8 @@ def test_every_file_of_the_table_is_there(house_folder: Path) -> None:
 
 def test_where_there_are_precompressed_forms_every_request_goes_the_general_way(house_folder: Path) -> None:
     with House(house_folder) as house:
-        assert not Site(house.store, precompressed=Precompressed(house.store, revalidate_s=1.0)).takes
-        assert Site(house.store).takes
+        assert not Site(house.store, precompressed=Precompressed(house.store, revalidate_s=1.0)).has_fast_path
+        assert Site(house.store).has_fast_path
 
 
 def test_a_plain_request_is_answered_beside_the_site(house_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -886,7 +886,7 @@ def test_the_last_answer_reaches_a_client_that_has_sent_more(folder: Path, is_fa
         house.serving(send_buffer=4096) as port,
         connect(port, receive_buffer=4096) as client,
     ):
-        house.site.takes = is_fast
+        house.site.has_fast_path = is_fast
         content = {b"a": house.write("a", b"content"), b"large": house.write("large", LARGE)}[name]
         house.fetch(name.decode())
         house.clock.now_s += 0.1
@@ -1147,7 +1147,7 @@ def test_a_client_that_resets_while_it_rests_ends_its_connection_alone(
     folder: Path, is_fast: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     with House(folder) as house, house.serving() as port, connect(port) as stays:
-        house.site.takes = is_fast
+        house.site.has_fast_path = is_fast
         house.write("a", b"content")
         for _ in range(5):
             client = connect(port, GET % b"a")
