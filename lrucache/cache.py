@@ -172,7 +172,7 @@ class Cache:
             return entry
 
     def count(self, outcome: Outcome) -> None:
-        """Count an answer that was not a hit (`hit` counts itself)."""
+        """Count an answer that was not a hit: those are counted by `hit` and `take`. Raises KeyError for one."""
         with self._section:
             self._counts[outcome] += 1
 

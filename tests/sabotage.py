@@ -10,7 +10,7 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
-from fileserver import admin, conditional, files, replies
+from fileserver import admin, conditional, files, replies, wire
 from fileserver.about import About
 from fileserver.connection import Connection
 from fileserver.disk import Disk
@@ -48,6 +48,11 @@ def instead_of(owner: object, name: str) -> Callable[[Wrong], Wrong]:
         return called
 
     return put
+
+
+def nothing_is_plain() -> None:
+    """All requests go the general way, where what follows is done wrong."""
+    wire.plain = lambda *_: None
 
 
 def every(count: int) -> Callable[[], bool]:
@@ -203,6 +208,7 @@ def has_no_json_list() -> None:
 
 def flips_a_byte_in_a_hit() -> None:
     """One bit in the middle of what the memory holds."""
+    nothing_is_plain()
 
     @instead_of(Body, "read")
     def read(right: Wrong, body: Body, offset: int, limit: int) -> Any:
@@ -224,6 +230,7 @@ def stores_the_first_chunk_twice() -> None:
 
 def cuts_the_body() -> None:
     """The last byte is not sent, and the connection ends."""
+    nothing_is_plain()
 
     @instead_of(Connection, "_send_body")
     def send_body(right: Wrong, connection: Connection, head: bytes, body: Body, *window: int) -> None:
@@ -305,12 +312,16 @@ def reads_again_and_calls_it_shared() -> None:
 def past(store: Store, name: str, outcome: Outcome) -> Body:
     """A body that reads the disk, whatever it is called."""
     version = store.versions.open(name)
-    store.cache.count(outcome)
+    if outcome is Outcome.HIT:
+        store.cache._hits += 1
+    else:
+        store.cache.count(outcome)
     return Body(store, outcome, Representation(name, version.identity), version=version)
 
 
 def reads_the_disk_for_a_hit() -> None:
     """What is stored is not used."""
+    nothing_is_plain()
 
     @instead_of(Store, "get")
     def get(right: Wrong, store: Store, name: str) -> Body:
@@ -482,6 +493,7 @@ def counts_no_evictions() -> None:
 
 def keeps_memory() -> None:
     """Something of each answer stays."""
+    nothing_is_plain()
     kept: list[bytes] = []
 
     @instead_of(Connection, "_send_body")
