@@ -176,16 +176,14 @@ class Connection:
         self._traffic.rest(self._transport)
         try:
             if self._fast is not None:
-                try:
-                    return self._fast.listen()
-                finally:
-                    if self._fast.has_answered:
-                        self._reader.note_http()
+                return self._fast.listen()
             return self._transport.receive(Waiting.REQUEST)
         except Expired:
             self._is_last = True
             return None
         finally:
+            if self._fast is not None and self._fast.has_answered:
+                self._reader.note_http()
             # A request may have come between the word to give way and its effect.
             self._is_last = self._traffic.wake(self._transport) or self._is_last
 

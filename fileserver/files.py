@@ -76,7 +76,8 @@ class Files:
         The same as `answer` would give; rendered once and kept in its `meta`.
         """
         stored: Stored = entry.meta
-        stored.hit_fields = self._whole_fields(stored.representation, cache_fields(Outcome.HIT))
+        if not stored.hit_fields:
+            stored.hit_fields = self._whole_fields(stored.representation, cache_fields(Outcome.HIT))
         return stored.hit_fields
 
     def whole_now(self, name: str, now_s: float) -> Whole | None:
@@ -86,12 +87,8 @@ class Files:
             return None
         entry, outcome = found
         if outcome is Outcome.HIT:
-            return Whole(entry, outcome, entry.meta.hit_fields or self.hit_fields(entry))
+            return Whole(entry, outcome, self.hit_fields(entry))
         return Whole(entry, outcome, self._whole_fields(entry.meta.representation, cache_fields(outcome)))
-
-    def resume(self, entry: Entry, outcome: Outcome) -> Body:
-        """The body of an answer that was counted."""
-        return self._store.resume(entry, outcome)
 
     def _whole_fields(self, representation: Representation, cache_status: bytes) -> bytes:
         return b"".join(

@@ -70,7 +70,7 @@ class Site:
         """Whether a plain request is answered alike whoever asks: then `fastpath` may use these three."""
         self.take = store.cache.take
         self.hit_fields = self._files.hit_fields
-        self.resume = self._files.resume
+        self.resume = store.resume
         self.about = About(store, self.traffic, access_log, clock=clock)
 
     def whole_now(self, name: str, now_s: float) -> Whole | None:

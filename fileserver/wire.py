@@ -74,13 +74,7 @@ _HOST = re.compile(rb"(?:\[[0-9A-Za-z.:~_-]+\]|(?:[0-9A-Za-z._~!$&'()*+,;=-]|%[0
 
 def sender(head: bytes | bytearray, length: int) -> tuple[bytes, bytes]:
     """Referer and User-Agent of a plain request, the first `length` bytes of `head`."""
-    found = _SENDER.findall(head, 0, length)
-    if not found:
-        return b"", b""
-    fields: dict[bytes, bytes] = {}
-    for field, value in found:
-        name, stripped = field.lower(), value.rstrip(b" ")
-        fields[name] = fields[name] + b", " + stripped if name in fields else stripped
+    fields = _joined(_SENDER.findall(head, 0, length))
     return fields.get(b"referer", b""), fields.get(b"user-agent", b"")
 
 
@@ -346,8 +340,12 @@ def _check_fields(fields: dict[bytes, bytes], minor: int) -> None:
 
 def _fields(head: bytes) -> dict[bytes, bytes]:
     """The fields we act on. llhttp has found the head valid: no folded lines, no space before a colon."""
+    return _joined(_FIELDS.findall(head))
+
+
+def _joined(lines: list[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
     fields: dict[bytes, bytes] = {}
-    for found, value in _FIELDS.findall(head):
+    for found, value in lines:
         name = found.lower()
         stripped = value.strip(b" \t")
         # Two of what is no list are no valid value when joined: no Host, no date, no range.

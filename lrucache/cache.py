@@ -151,11 +151,7 @@ class Cache:
         with self._section:
             if self._table.get(entry.name) is not entry:
                 return False
-            self._table.move_to_end(entry.name)
-            self._note_use(entry.name)
-            entry.hits += 1
-            entry.used_s = self._clock()
-            self._hits += 1
+            self._use(entry, self._clock())
             return True
 
     def take(self, name: str, now_s: float) -> Entry | None:
@@ -164,11 +160,7 @@ class Cache:
             entry = self._table.get(name)
             if entry is None or entry.sure_until_s <= now_s:
                 return None
-            self._table.move_to_end(name)
-            self._note_use(name)
-            entry.hits += 1
-            entry.used_s = now_s
-            self._hits += 1
+            self._use(entry, now_s)
             return entry
 
     def count(self, outcome: Outcome) -> None:
@@ -249,6 +241,13 @@ class Cache:
             return self._stats()
 
     # Below here the semaphore is held.
+
+    def _use(self, entry: Entry, now_s: float) -> None:
+        self._table.move_to_end(entry.name)
+        self._note_use(entry.name)
+        entry.hits += 1
+        entry.used_s = now_s
+        self._hits += 1
 
     def _reserve(self, name: str, size: int, meta: Any) -> Entry | Refusal:
         refusal = self._refusal(name, size)
