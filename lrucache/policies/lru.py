@@ -8,6 +8,7 @@ class Lru:
     """Evict the name whose last use is longest ago, whatever its size."""
 
     def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
         self._sizes: OrderedDict[str, int] = OrderedDict()
 
     def admit(self, name: str, size: int) -> bool:
@@ -17,6 +18,9 @@ class Lru:
         if not self._sizes:
             raise LookupError("nothing to evict")
         return next(iter(self._sizes))
+
+    def rule(self, victim: str, size: int) -> str:
+        return "least recently used"
 
     def added(self, name: str, size: int) -> None:
         self._sizes[name] = size

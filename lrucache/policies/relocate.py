@@ -7,7 +7,7 @@ Good: one eviction instead of many, so small files survive large newcomers; on t
 fewer requests than LRU. Weak: the hottest name goes when it is the only larger one. One hot 40 MiB file in 64 MiB,
 asked for between newcomers, costs nothing when they are equal; of 0 to 1 MiB, it is missed every tenth time or so;
 when each newcomer is larger than the one before, almost always (93.9 % of all requests missed, where LRU misses
-the newcomers' 50 %). `tests/test_policies.py` holds a golden trace of both sides.
+the newcomers' 50 %). `tests/test_policy_rules.py` holds a golden trace of both sides.
 
 "Least recently used of size >= s" is a question in two dimensions. Recency is a row of slots, filled from the
 left; a segment tree over the slots keeps the largest size of each stretch, so the leftmost slot of size >= s is
@@ -19,17 +19,20 @@ from collections.abc import Iterator
 
 _EMPTY = -1
 _LEAST_SLOTS = 64
+_CHEAPER_ANEW = 8
+"""To plant the tree anew costs a name an eighth of what it costs to move it."""
 
 
 class Relocate:
     """Evict the least recently used name of at least the newcomer's size, else the least recently used of all."""
 
     def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
         self._sizes: dict[str, int] = {}
         self._slot_of: dict[str, int] = {}
         self._used_since: dict[str, None] = {}
         """Names added or hit since the tree was last brought up to date, in the order of their last use."""
-        self._plant(_LEAST_SLOTS)
+        self._plant([])
 
     def admit(self, name: str, size: int) -> bool:
         return True
@@ -46,6 +49,9 @@ class Relocate:
             if tree[node] < wanted:
                 node += 1
         return self._name_at[node - self._width]
+
+    def rule(self, victim: str, size: int) -> str:
+        return "large enough" if self._sizes[victim] >= size else "least recently used"
 
     def added(self, name: str, size: int) -> None:
         self._sizes[name] = size
@@ -66,13 +72,16 @@ class Relocate:
         return iter([(name, self._sizes[name]) for name in self._by_recency()])
 
     def _by_recency(self) -> list[str]:
-        settled = sorted((slot, name) for name, slot in self._slot_of.items() if name not in self._used_since)
-        return [name for _, name in settled] + list(self._used_since)
+        slots, used = self._slot_of, self._used_since
+        row = enumerate(self._name_at[: self._next_slot])
+        return [name for slot, name in row if slots.get(name) == slot and name not in used] + list(used)
 
     def _settle(self) -> None:
         """Give every name used since the last time a new slot at the right end."""
-        if self._next_slot + len(self._used_since) > self._width:
-            self._compact()
+        used = len(self._used_since)
+        if self._next_slot + used > self._width or used * _CHEAPER_ANEW > len(self._slot_of) + _LEAST_SLOTS:
+            self._plant(self._by_recency())
+            return
         for name in self._used_since:
             old = self._slot_of.get(name)
             if old is not None:
@@ -80,23 +89,25 @@ class Relocate:
             self._seat(name)
         self._used_since.clear()
 
-    def _compact(self) -> None:
-        """Start again with as many free slots as names: the next time is at least that many uses away."""
-        names = self._by_recency()
-        self._used_since.clear()
-        self._slot_of.clear()
+    def _plant(self, names: list[str]) -> None:
+        """Start again with as many free slots as names: it takes that many uses at the least to fill the row."""
         width = _LEAST_SLOTS
         while width < 2 * len(names):
             width *= 2
-        self._plant(width)
-        for name in names:
-            self._seat(name)
-
-    def _plant(self, width: int) -> None:
+        free = width - len(names)
+        level = [self._sizes[name] for name in names] + [_EMPTY] * free
+        levels = [level]
+        while len(level) > 1:
+            level = list(map(max, level[::2], level[1::2]))
+            levels.append(level)
+        self._largest = [_EMPTY]  # nothing is at 0: the root is 1, and the children of n are 2n and 2n + 1
+        for level in reversed(levels):
+            self._largest += level
         self._width = width
-        self._largest = [_EMPTY] * (2 * width)
-        self._name_at = [""] * width
-        self._next_slot = 0
+        self._name_at = names + [""] * free
+        self._next_slot = len(names)
+        self._slot_of = {name: slot for slot, name in enumerate(names)}
+        self._used_since.clear()
 
     def _seat(self, name: str) -> None:
         slot = self._next_slot
