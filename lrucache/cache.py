@@ -6,7 +6,7 @@ kept here, because every policy has its own.
 """
 
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from enum import Enum
 from typing import Any, NamedTuple
@@ -20,6 +20,13 @@ CHUNK_BYTES = 256 * 1024
 
 MAX_ENTRIES = 65_536
 """Bound on entries, since an empty payload costs an entry and no bytes (memcached bounds items the same way)."""
+
+
+EVICTIONS_KEPT = 1000
+"""The latest evictions are kept, to be explained."""
+
+Accesses = deque[tuple[str, int]]
+"""Name and size of what was answered with, in the order of the answers; bounded by its own `maxlen`."""
 
 
 class Outcome(Enum):
@@ -73,6 +80,11 @@ class Entry:
         self.sure_until_s = now_s
         self.created_s = self.used_s = now_s
 
+    def complete(self, content: bytes) -> None:
+        """Take all of the content at once; it is at most one chunk. For the cache, or who made the entry."""
+        self.held = self.size
+        self.chunks = [content] if content else []
+
     def window(self, offset: int, limit: int) -> list[bytes | memoryview]:
         """At most `limit` bytes from `offset` on, without a copy; empty when they are not here (yet, or any more).
 
@@ -90,6 +102,21 @@ class Entry:
             limit -= len(chunk)
             index, skip = index + 1, 0
         return buffers
+
+
+class Eviction(NamedTuple):
+    """One that was. Sizes are bytes, times seconds of the cache's clock."""
+
+    name: str
+    size: int
+    hits: int
+    age_s: float
+    """How long it was in the cache."""
+    newcomer: str
+    """For whom it had to go, ..."""
+    rule: str
+    """... and why it and no other, in the policy's words."""
+    when_s: float
 
 
 class CacheStats(NamedTuple):
@@ -117,6 +144,8 @@ class Cache:
 
     Use it from the thread of one hub. No method switches greenlets once it has the semaphore, so nobody waits
     long for it; a method waits only if a caller yields inside the section, which none here does.
+
+    `accesses` is told of each answer; who reads it may take from its left end.
     """
 
     def __init__(
@@ -126,6 +155,7 @@ class Cache:
         *,
         max_entries: int = MAX_ENTRIES,
         clock: Callable[[], float] = time.monotonic,
+        accesses: Accesses | None = None,
     ) -> None:
         if capacity < 0 or max_entries < 1:
             raise ValueError("capacity must be >= 0 bytes and max_entries >= 1")
@@ -139,6 +169,8 @@ class Cache:
         self._in_flight: dict[str, Entry] = {}
         self._cached = self._filling = self._peak = 0
         self._violations = self._evictions = self._hits = 0
+        self._evicted: deque[Eviction] = deque(maxlen=EVICTIONS_KEPT)
+        self._accesses = accesses
         self._counts = {Outcome.MISS: 0, Outcome.COALESCED: 0, Outcome.BYPASS: 0}
 
     def find(self, name: str) -> Entry | None:
@@ -163,10 +195,12 @@ class Cache:
             self._use(entry, now_s)
             return entry
 
-    def count(self, outcome: Outcome) -> None:
+    def count(self, outcome: Outcome, name: str, size: int) -> None:
         """Count an answer that was not a hit: those are counted by `hit` and `take`. Raises KeyError for one."""
         with self._section:
             self._counts[outcome] += 1
+            if self._accesses is not None:
+                self._accesses.append((name, size))
 
     def reserve(self, name: str, size: int, meta: Any) -> Entry | Refusal:
         """Take `size` bytes for `name`, evicting until they fit; an older entry of that name is dropped.
@@ -208,8 +242,7 @@ class Cache:
                 raise ValueError(f"{name!r} is being filled already, or too large for one chunk")
             entry = self._reserve(name, len(content), meta)
             if isinstance(entry, Entry):
-                entry.held = entry.size
-                entry.chunks = [content] if content else []
+                entry.complete(content)
                 self._commit(entry)
             return entry
 
@@ -217,9 +250,7 @@ class Cache:
         """Give up an entry in flight and its bytes. Does nothing if it was committed or released before."""
         with self._section:
             if self._in_flight.get(entry.name) is entry:
-                del self._in_flight[entry.name]
-                self._filling -= entry.size
-                self._policy.removed(entry.name)
+                self._end_filling(entry)
                 entry.chunks.clear()
 
     def discard(self, entry: Entry) -> bool:
@@ -240,6 +271,11 @@ class Cache:
         with self._section:
             return self._stats()
 
+    def evicted(self) -> list[Eviction]:
+        """The latest evictions, the last one first."""
+        with self._section:
+            return list(reversed(self._evicted))
+
     # Below here the semaphore is held.
 
     def _use(self, entry: Entry, now_s: float) -> None:
@@ -248,6 +284,8 @@ class Cache:
         entry.hits += 1
         entry.used_s = now_s
         self._hits += 1
+        if self._accesses is not None:
+            self._accesses.append((entry.name, entry.size))
 
     def _reserve(self, name: str, size: int, meta: Any) -> Entry | Refusal:
         refusal = self._refusal(name, size)
@@ -255,19 +293,24 @@ class Cache:
             return refusal
         if name in self._table:
             self._drop(self._table[name])
-        self._make_room(size)
-        self._policy.added(name, size)
+        self._make_room(name, size)
         entry = self._in_flight[name] = Entry(name, size, meta, self._clock())
         self._filling += size
+        self._policy.capacity -= size
         self._check_budget()
         return entry
 
     def _commit(self, entry: Entry) -> None:
-        del self._in_flight[entry.name]
+        self._end_filling(entry)
         self._table[entry.name] = entry
-        self._filling -= entry.size
         self._cached += entry.size
+        self._policy.added(entry.name, entry.size)
         self._check_budget()
+
+    def _end_filling(self, entry: Entry) -> None:
+        del self._in_flight[entry.name]
+        self._filling -= entry.size
+        self._policy.capacity += entry.size
 
     def _refusal(self, name: str, size: int) -> Refusal | None:
         if size > self.capacity:
@@ -281,19 +324,17 @@ class Cache:
         entries = len(self._table) + len(self._in_flight)
         return self._cached + self._filling + size <= self.capacity and entries < self.max_entries
 
-    def _make_room(self, size: int) -> None:
-        """Evict in the policy's order. A name in flight is never a victim: it is set aside and counts as new."""
-        aside: list[Entry] = []
+    def _make_room(self, name: str, size: int) -> None:
         while not self._fits(size):
             victim = self._policy.victim(size)
-            if victim in self._in_flight:
-                self._policy.removed(victim)
-                aside.append(self._in_flight[victim])
-            else:
-                self._drop(self._table[victim])
-                self._evictions += 1
-        for entry in aside:
-            self._policy.added(entry.name, entry.size)
+            self._evict(self._table[victim], name, self._policy.rule(victim, size))
+
+    def _evict(self, entry: Entry, newcomer: str, rule: str) -> None:
+        now_s = self._clock()
+        age_s = now_s - entry.created_s
+        self._evicted.append(Eviction(entry.name, entry.size, entry.hits, age_s, newcomer, rule, now_s))
+        self._drop(entry)
+        self._evictions += 1
 
     def _drop(self, entry: Entry) -> None:
         del self._table[entry.name]

@@ -1,8 +1,11 @@
 """The cache against a naive model that recounts everything after each step, and its rules one by one."""
 
+import math
+from collections import deque
 from collections.abc import Callable
 from functools import cache as remember
 from itertools import product
+from typing import Any
 
 import gevent
 import pytest
@@ -18,8 +21,22 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from lrucache import CHUNK_BYTES, MAX_ENTRIES, POLICIES, Cache, CacheStats, Entry, Outcome, Refusal
+from lrucache import (
+    CHUNK_BYTES,
+    MAX_ENTRIES,
+    POLICIES,
+    Accesses,
+    Cache,
+    CacheStats,
+    Entry,
+    Eviction,
+    Outcome,
+    Policy,
+    Refusal,
+)
+from lrucache.cache import EVICTIONS_KEPT
 from lrucache.policies.lru import Lru
+from tests.house import Clock
 from tests.test_policies import NAIVE, Held
 
 
@@ -67,11 +84,18 @@ BESIDE = st.sampled_from([0, 0, 0, 0, -1, 1])
 PICK = st.integers(0, 63)
 
 
+NAIVE_RULES: dict[str, Callable[[int, int], str]] = {
+    "lru": lambda held_size, size: "least recently used",
+    "relocate": lambda held_size, size: "large enough" if held_size >= size else "least recently used",
+}
+"""Why the victim of that size had to go for a newcomer of this size."""
+
+
 class CacheMachine(RuleBasedStateMachine):
     """Any sequence of calls, on current and on stale entries, against plain lists that are recounted each time."""
 
     @initialize(
-        policy=st.sampled_from(sorted(NAIVE)),
+        policy=st.sampled_from(sorted(NAIVE_RULES)),
         capacity=st.sampled_from([8, 4 * CHUNK_BYTES]),
         max_entries=st.sampled_from([1, 4, 5, 6, 8, 100]),
         asked=st.lists(st.tuples(st.sampled_from(NAMES), EIGHTHS), min_size=4, max_size=12),
@@ -79,13 +103,20 @@ class CacheMachine(RuleBasedStateMachine):
     def create(self, policy: str, capacity: int, max_entries: int, asked: list[tuple[str, int]]) -> None:
         """Begin with a cache that has been used for a while; hypothesis alone seldom gets one full."""
         self.naive_victim = NAIVE[policy]
+        self.naive_rule = NAIVE_RULES[policy]
         self.policy = POLICIES[policy](capacity)
-        self.cache = Cache(capacity, self.policy, max_entries=max_entries)
+        self.clock = Clock()
+        self.accesses: Accesses = deque()
+        self.cache = Cache(
+            capacity, self.policy, max_entries=max_entries, clock=self.clock, accesses=self.accesses
+        )
         self.seen: list[Entry] = []
         self.stored: list[Entry] = []  # least recently used first
         self.in_flight: dict[str, Entry] = {}
-        self.order: Held = []  # the policy's: from reservation on, least recently used first
-        self.peak = self.misuses = self.evictions = 0
+        self.order: Held = []  # the policy's: from commit on, least recently used first
+        self.peak = self.misuses = 0
+        self.evictions: list[Eviction] = []  # the last one first
+        self.answers: list[tuple[str, int]] = []
         self.outcomes = dict.fromkeys(Outcome, 0)
         for name, eighths in asked:
             self.one_request(name, eighths, 0)
@@ -133,7 +164,7 @@ class CacheMachine(RuleBasedStateMachine):
 
     def finish(self, entry: Entry) -> None:
         fill(self.cache, entry)
-        self.stored.append(self.in_flight.pop(entry.name))
+        self.model_commit(entry)
 
     @precondition(lambda self: self.in_flight)
     @rule()
@@ -157,7 +188,7 @@ class CacheMachine(RuleBasedStateMachine):
         entry = self.picked(pick)
         if self.in_flight.get(entry.name) is entry and entry.held == entry.size:
             self.cache.commit(entry)
-            self.stored.append(self.in_flight.pop(entry.name))
+            self.model_commit(entry)
             return
         with pytest.raises(ValueError, match="is not complete"):
             self.cache.commit(entry)
@@ -170,7 +201,6 @@ class CacheMachine(RuleBasedStateMachine):
         self.cache.release(entry)
         if self.in_flight.get(entry.name) is entry:
             del self.in_flight[entry.name]
-            self.order.remove((entry.name, entry.size))
 
     @precondition(lambda self: self.seen)
     @rule(pick=PICK)
@@ -186,21 +216,42 @@ class CacheMachine(RuleBasedStateMachine):
     def hit(self, pick: int) -> None:
         self.model_hit(self.picked(pick))
 
-    @rule(outcome=st.sampled_from([Outcome.MISS, Outcome.COALESCED, Outcome.BYPASS]))
-    def count(self, outcome: Outcome) -> None:
-        self.cache.count(outcome)
+    @rule(
+        outcome=st.sampled_from([Outcome.MISS, Outcome.COALESCED, Outcome.BYPASS]),
+        name=st.sampled_from(NAMES),
+        size=st.integers(0, 9),
+    )
+    def count(self, outcome: Outcome, name: str, size: int) -> None:
+        self.cache.count(outcome, name, size)
         self.outcomes[outcome] += 1
+        self.answers.append((name, size))
+
+    @precondition(lambda self: self.seen)
+    @rule(pick=PICK, is_sure=st.booleans())
+    def take(self, pick: int, is_sure: bool) -> None:
+        entry = self.picked(pick)
+        entry.sure_until_s = self.clock.now_s + is_sure
+        stored = next((one for one in self.stored if one.name == entry.name), None)
+        if stored is None or stored.sure_until_s <= self.clock.now_s:
+            assert self.cache.take(entry.name, self.clock.now_s) is None
+            return
+        assert self.cache.take(entry.name, self.clock.now_s) is stored
+        self.model_use(stored)
 
     def model_hit(self, entry: Entry) -> None:
         hits = entry.hits
         assert self.cache.hit(entry) is (entry in self.stored)
         assert entry.hits == hits + (entry in self.stored)
         if entry in self.stored:
-            self.stored.remove(entry)
-            self.stored.append(entry)
-            self.order.remove((entry.name, entry.size))
-            self.order.append((entry.name, entry.size))
-            self.outcomes[Outcome.HIT] += 1
+            self.model_use(entry)
+
+    def model_use(self, entry: Entry) -> None:
+        self.stored.remove(entry)
+        self.stored.append(entry)
+        self.order.remove((entry.name, entry.size))
+        self.order.append((entry.name, entry.size))
+        self.outcomes[Outcome.HIT] += 1
+        self.answers.append((entry.name, entry.size))
 
     def model_refusal(self, size: int) -> Refusal | None:
         flying = list(self.in_flight.values())
@@ -212,22 +263,28 @@ class CacheMachine(RuleBasedStateMachine):
         return None
 
     def model_reserve(self, name: str, size: int) -> None:
-        """An older entry of the name goes, then victims until it fits; one in flight is passed over as if new."""
+        """An older entry of the name goes, then victims until it fits. The policy knows only who is stored."""
         self.stored = [entry for entry in self.stored if entry.name != name]
         self.order = [(held, held_size) for held, held_size in self.order if held != name]
-        passed_over: Held = []
+        flying = list(self.in_flight.values())
         while (
-            sum(held_size for _, held_size in self.order + passed_over) + size > self.cache.capacity
-            or len(self.order + passed_over) + 1 > self.cache.max_entries
+            sum(entry.size for entry in self.stored + flying) + size > self.cache.capacity
+            or len(self.stored + flying) + 1 > self.cache.max_entries
         ):
             victim = self.naive_victim(self.order, size)
-            if victim in self.in_flight:
-                passed_over.append((victim, self.in_flight[victim].size))
-            else:
-                self.stored = [entry for entry in self.stored if entry.name != victim]
-                self.evictions += 1
+            self.model_evict(victim, name, size)
             self.order = [(held, held_size) for held, held_size in self.order if held != victim]
-        self.order += [*passed_over, (name, size)]
+
+    def model_commit(self, entry: Entry) -> None:
+        self.stored.append(self.in_flight.pop(entry.name))
+        self.order.append((entry.name, entry.size))
+
+    def model_evict(self, victim: str, newcomer: str, size: int) -> None:
+        (gone,) = (entry for entry in self.stored if entry.name == victim)
+        self.stored.remove(gone)
+        rule, now_s = self.naive_rule(gone.size, size), self.clock.now_s
+        age_s = now_s - gone.created_s
+        self.evictions.insert(0, Eviction(victim, gone.size, gone.hits, age_s, newcomer, rule, now_s))
 
     @invariant()
     def check(self) -> None:
@@ -240,6 +297,7 @@ class CacheMachine(RuleBasedStateMachine):
         stats, entries = self.cache.snapshot()
         assert entries == self.stored[::-1]
         assert list(self.policy.order()) == self.order
+        assert self.policy.capacity == self.cache.capacity - filling
         assert stats == self.cache.stats()
         assert stats == CacheStats(
             capacity=self.cache.capacity,
@@ -252,8 +310,11 @@ class CacheMachine(RuleBasedStateMachine):
             misses=self.outcomes[Outcome.MISS],
             coalesced=self.outcomes[Outcome.COALESCED],
             bypasses=self.outcomes[Outcome.BYPASS],
-            evictions=self.evictions,
+            evictions=len(self.evictions),
         )
+        assert self.cache.evicted() == self.evictions[:EVICTIONS_KEPT]
+        assert list(self.accesses) == self.answers
+        self.clock.now_s += 1
         for name in NAMES:
             assert self.cache.find(name) is next((entry for entry in self.stored if entry.name == name), None)
         for entry in self.seen:
@@ -279,12 +340,19 @@ def test_the_cache_agrees_with_a_naive_model() -> None:
 # The budget and the bound.
 
 
+def admitting(name: str, capacity: int) -> Policy:
+    """A policy that admits everyone: these are the cache's rules, and whom to turn away is not one of them."""
+    policy = POLICIES[name](capacity)
+    setattr(policy, "admit", lambda name, size: True)  # noqa: B010 (mypy minds it said plainly)
+    return policy
+
+
 @pytest.fixture(params=sorted(POLICIES))
 def make(request: pytest.FixtureRequest) -> Callable[..., Cache]:
     """A maker of caches with one policy; whatever uses this runs once for each policy there is."""
 
-    def maker(capacity: int, max_entries: int = MAX_ENTRIES) -> Cache:
-        return Cache(capacity, POLICIES[request.param](capacity), max_entries=max_entries)
+    def maker(capacity: int, max_entries: int = MAX_ENTRIES, **options: Any) -> Cache:
+        return Cache(capacity, admitting(request.param, capacity), max_entries=max_entries, **options)
 
     return maker
 
@@ -587,7 +655,7 @@ def test_each_outcome_has_its_own_counter_and_a_hit_counts_itself(make: Callable
     entry = stored(cache, "a", 1)
     for outcome, times in (Outcome.MISS, 1), (Outcome.COALESCED, 2), (Outcome.BYPASS, 3):
         for _ in range(times):
-            cache.count(outcome)
+            cache.count(outcome, "a", 1)
     for _ in range(4):
         assert cache.hit(entry)
     stats = cache.stats()
@@ -634,12 +702,139 @@ def test_an_entry_knows_when_it_came_and_when_it_was_last_used() -> None:
     assert (entry.created_s, entry.used_s) == (100.0, 107.5)
 
 
+def test_a_hit_is_no_outcome_to_count(make: Callable[..., Cache]) -> None:
+    accesses: Accesses = deque()
+    cache = make(10, accesses=accesses)
+    with pytest.raises(KeyError):
+        cache.count(Outcome.HIT, "a", 1)
+    assert cache.stats().hits == 0
+    assert not accesses
+
+
+def test_accesses_are_all_answers_in_their_order_and_nothing_else(make: Callable[..., Cache]) -> None:
+    accesses: Accesses = deque()
+    cache = make(10, accesses=accesses)
+    entry = stored(cache, "a", 3)
+    cache.put("b", b"xx", None)
+    cache.find("a")
+    cache.snapshot()
+    assert not accesses, "none of that was an answer"
+    cache.count(Outcome.MISS, "a", 3)
+    assert cache.hit(entry)
+    cache.count(Outcome.BYPASS, "large", 11)
+    entry.sure_until_s = math.inf
+    assert cache.take("a", 0.0) is entry
+    cache.count(Outcome.COALESCED, "b", 2)
+    assert cache.discard(entry)
+    assert not cache.hit(entry)
+    assert cache.take("a", 0.0) is None
+    assert list(accesses) == [("a", 3), ("a", 3), ("large", 11), ("a", 3), ("b", 2)]
+
+
+def test_accesses_may_be_taken_from_the_left_and_be_bounded(make: Callable[..., Cache]) -> None:
+    accesses: Accesses = deque(maxlen=2)
+    cache = make(10, accesses=accesses)
+    for size in range(3):
+        cache.count(Outcome.MISS, "a", size)
+    assert accesses.popleft() == ("a", 1)
+    cache.count(Outcome.MISS, "a", 3)
+    assert list(accesses) == [("a", 2), ("a", 3)]
+    assert cache.stats().misses == 4
+
+
+@pytest.mark.parametrize(("content", "chunks"), [(b"", []), (b"x", [b"x"]), (b"abc", [b"abc"])])
+def test_a_complete_entry_holds_all_of_its_content(content: bytes, chunks: list[bytes]) -> None:
+    entry = Entry("a", len(content), None, 0.0)
+    entry.complete(content)
+    assert (entry.held, entry.chunks) == (len(content), chunks)
+    assert b"".join(entry.window(0, 10)) == content
+
+
+# The ring of evictions.
+
+
+def test_an_eviction_says_who_went_for_whom_and_why() -> None:
+    clock = Clock()
+    cache = Cache(10, POLICIES["relocate"](10), clock=clock)
+    cache.put("small", bytes(2), None)
+    clock.now_s += 5
+    large = cache.put("large", bytes(8), None)
+    assert isinstance(large, Entry)
+    assert cache.hit(large)
+    assert cache.hit(large)
+    clock.now_s += 2.5
+    cache.put("newcomer", bytes(3), None)
+    clock.now_s += 1
+    cache.put("whole", bytes(10), None)
+    assert cache.evicted() == [
+        Eviction("newcomer", 3, 0, 1.0, "whole", "least recently used", 1008.5),
+        Eviction("small", 2, 0, 8.5, "whole", "least recently used", 1008.5),
+        Eviction("large", 8, 2, 2.5, "newcomer", "large enough", 1007.5),
+    ]
+
+
+RULES = {
+    "lru": {"least recently used"},
+    "relocate": {"large enough"},
+    "sieve": {"not used since the hand came by"},
+    "s3fifo": {"not used since it came", "not used since it came round"},
+    "gdsf": {"worth least"},
+}
+
+
+@pytest.mark.parametrize("policy", sorted(RULES))
+def test_the_rule_of_an_eviction_is_the_policys_own(policy: str) -> None:
+    cache = Cache(100, admitting(policy, 100))
+    for at in range(40):
+        entry = stored(cache, str(at), 10)
+        if at < 20:  # enough that some come round
+            assert cache.hit(entry)
+    assert len(cache.evicted()) == 30
+    assert {eviction.rule for eviction in cache.evicted()} == RULES[policy]
+
+
+def test_every_policy_has_its_rules_here() -> None:
+    assert set(RULES) == set(POLICIES)
+
+
+@pytest.mark.parametrize("leave", [Cache.discard, lambda cache, entry: cache.reserve("a", 1, None)])
+def test_who_leaves_untrue_or_for_a_new_version_was_not_evicted(
+    make: Callable[..., Cache], leave: Callable[[Cache, Entry], object]
+) -> None:
+    cache = make(10)
+    leave(cache, stored(cache, "a", 10))
+    cache.release(reserved(cache, "b", 1))
+    assert cache.find("a") is None
+    assert (cache.evicted(), cache.stats().evictions) == ([], 0)
+
+
+def test_the_latest_thousand_evictions_are_kept_and_all_are_counted() -> None:
+    cache = Cache(1, Lru(1))
+    for at in range(EVICTIONS_KEPT + 6):
+        cache.put(str(at), b"x", None)
+    assert EVICTIONS_KEPT == 1000
+    assert [one.name for one in cache.evicted()] == [str(at) for at in range(EVICTIONS_KEPT + 4, 4, -1)]
+    assert [one.newcomer for one in cache.evicted()] == [str(at) for at in range(EVICTIONS_KEPT + 5, 5, -1)]
+    assert cache.stats().evictions == EVICTIONS_KEPT + 5
+
+
+def test_the_list_of_evictions_is_the_callers_own(make: Callable[..., Cache]) -> None:
+    cache = make(1)
+    stored(cache, "a", 1)
+    stored(cache, "b", 1)
+    evicted = cache.evicted()
+    stored(cache, "c", 1)
+    assert [one.name for one in evicted] == ["a"]
+    evicted.clear()
+    assert [one.name for one in cache.evicted()] == ["b", "a"]
+
+
 # The semaphore.
 
 CALLS: dict[str, Callable[[Cache, Entry, Entry], object]] = {
     "find": lambda cache, held, flying: cache.find("held"),
     "hit": lambda cache, held, flying: cache.hit(held),
-    "count": lambda cache, held, flying: cache.count(Outcome.MISS),
+    "count": lambda cache, held, flying: cache.count(Outcome.MISS, "a", 1),
     "reserve": lambda cache, held, flying: cache.reserve("new", 1, None),
     "append": lambda cache, held, flying: cache.append(flying, b"x"),
     "commit": lambda cache, held, flying: cache.commit(flying),
@@ -647,6 +842,9 @@ CALLS: dict[str, Callable[[Cache, Entry, Entry], object]] = {
     "discard": lambda cache, held, flying: cache.discard(held),
     "snapshot": lambda cache, held, flying: cache.snapshot(),
     "stats": lambda cache, held, flying: cache.stats(),
+    "evicted": lambda cache, held, flying: cache.evicted(),
+    "take": lambda cache, held, flying: cache.take("held", 0.0),
+    "put": lambda cache, held, flying: cache.put("new", b"x", None),
 }
 
 
