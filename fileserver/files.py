@@ -27,7 +27,7 @@ class Variant(NamedTuple):
 
 
 class Whole(NamedTuple):
-    """A stored file, and the header lines, to the end of the head, with which the whole of it is answered."""
+    """A file in memory, and the header lines, to the end of the head, with which the whole of it is answered."""
 
     entry: Entry
     outcome: Outcome
@@ -85,10 +85,10 @@ class Files:
         found = self._store.get_now(name, now_s)
         if found is None:
             return None
-        entry, outcome = found
+        entry, outcome, detail = found
         if outcome is Outcome.HIT:
             return Whole(entry, outcome, self.hit_fields(entry))
-        return Whole(entry, outcome, self._whole_fields(entry.meta.representation, cache_fields(outcome)))
+        return Whole(entry, outcome, self._whole_fields(entry.meta.representation, cache_fields(outcome, detail)))
 
     def _whole_fields(self, representation: Representation, cache_status: bytes) -> bytes:
         return b"".join(

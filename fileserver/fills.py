@@ -145,9 +145,10 @@ class Fills:
         gevent.spawn(self._run, fill, name, opened)
         return fill
 
-    def read_now(self, name: str, now_s: float) -> Entry | None:
+    def read_now(self, name: str, now_s: float) -> tuple[Entry, Refusal | None] | None:
         """Store a small file that has been at rest, if that takes no wait; None when nothing was done.
 
+        After a refusal the entry is the caller's alone, to be dropped like a chunk before anything is waited for.
         Nobody may be filling it already. Never switches greenlets.
         """
         opened = self._disk.read_settled(name, self._clock_ns() - YOUNG_NS)
@@ -156,9 +157,11 @@ class Fills:
         stored = Stored(Representation(name, opened.identity, self._cache_control), now_s)
         entry = self._cache.put(name, opened.first, stored)
         if isinstance(entry, Refusal):
-            return None
+            unstored = Entry(name, len(opened.first), stored, now_s)
+            unstored.complete(opened.first)
+            return unstored, entry
         entry.sure_until_s = now_s + self._revalidate_s / 2
-        return entry
+        return entry, None
 
     def _run(self, fill: Fill, name: str, opened: Opened | None) -> None:
         try:

@@ -27,6 +27,15 @@ class Described(NamedTuple):
     is_cached: bool
 
 
+class Found(NamedTuple):
+    """A whole file, in memory, and how it came there. After a bypass the entry is the holder's alone."""
+
+    entry: Entry
+    outcome: Outcome
+    detail: str = ""
+    """Why a bypass is one, in the words of Cache-Status (RFC 9211)."""
+
+
 class Body:
     """One version of one file, readable from any offset: from the cache, from the running fill, or from disk.
 
@@ -156,25 +165,26 @@ class Store:
         fill.wait_open()
         return self._body(fill, Outcome.MISS)
 
-    def get_now(self, name: str, asked_s: float) -> tuple[Entry, Outcome] | None:
-        """`get` for who cannot wait: the whole of a file, stored; None when nothing was done.
-
-        Never switches greenlets.
-        """
+    def get_now(self, name: str, asked_s: float) -> Found | None:
+        """`get` for who cannot wait: the whole of a file; None when nothing was done. Never switches greenlets."""
         entry = self.cache.find(name)
         if entry is not None:
-            return (entry, Outcome.HIT) if self._known(entry, asked_s) and self.cache.hit(entry) else None
+            known = self._known(entry, asked_s) and self.cache.hit(entry)
+            return Found(entry, Outcome.HIT) if known else None
         if self.fills.running(name) is not None:
             return None
-        entry = self.fills.read_now(name, asked_s)
-        if entry is None:
+        read = self.fills.read_now(name, asked_s)
+        if read is None:
             return None
-        self.cache.count(Outcome.MISS)
-        return entry, Outcome.MISS
+        entry, refusal = read
+        found = Found(entry, Outcome.MISS) if refusal is None else Found(entry, Outcome.BYPASS, refusal.value)
+        self.cache.count(found.outcome, name, entry.size)
+        return found
 
     def resume(self, entry: Entry, outcome: Outcome) -> Body:
-        """The body of an answer that the caller has counted, and whose entry it has; the caller closes it."""
-        return Body(self, outcome, entry.meta.representation, entry=entry)
+        """The body of an answer that the caller has counted and begun to send; the caller closes it."""
+        stored = entry if outcome is not Outcome.BYPASS else None
+        return Body(self, outcome, entry.meta.representation, entry=stored)
 
     def describe(self, name: str) -> Described:
         """The file's present version without its bytes. Starts no fill and counts nothing. Raises FileError."""
@@ -227,18 +237,18 @@ class Store:
         """The new version, past the cache: the old one is still being filled under the name."""
         version = self.versions.open(name)
         representation = Representation(name, version.identity, self._cache_control)
-        self.cache.count(Outcome.BYPASS)
+        self.cache.count(Outcome.BYPASS, name, version.identity.size)
         return Body(self, Outcome.BYPASS, representation, version=version, detail="changed")
 
     def _body(self, fill: Fill, outcome: Outcome) -> Body:
         """The answer to who has waited until `fill` was open."""
-        assert fill.representation is not None
+        representation = fill.representation
+        assert representation is not None
+        outcome = outcome if fill.refusal is None else Outcome.BYPASS
+        self.cache.count(outcome, representation.name, representation.identity.size)
         if fill.refusal is None:
-            self.cache.count(outcome)
-            return Body(self, outcome, fill.representation, entry=fill.entry, fill=fill)
-        self.cache.count(Outcome.BYPASS)
-        detail = fill.refusal.value
-        return Body(self, Outcome.BYPASS, fill.representation, version=fill.version, detail=detail)
+            return Body(self, outcome, representation, entry=fill.entry, fill=fill)
+        return Body(self, outcome, representation, version=fill.version, detail=fill.refusal.value)
 
     def _believable(self, name: str, asked_s: float) -> Entry | None:
         """The stored entry if it was shown to be true within the window, looking again if need be.

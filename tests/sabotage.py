@@ -315,7 +315,7 @@ def past(store: Store, name: str, outcome: Outcome) -> Body:
     if outcome is Outcome.HIT:
         store.cache._hits += 1
     else:
-        store.cache.count(outcome)
+        store.cache.count(outcome, name, version.identity.size)
     return Body(store, outcome, Representation(name, version.identity), version=version)
 
 

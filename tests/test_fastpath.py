@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest.mock import patch
 
 import gevent
 import pytest
@@ -23,12 +24,12 @@ from fileserver.fastpath import JOIN_BYTES
 from fileserver.fills import YOUNG_NS
 from fileserver.heads import StatusLines
 from fileserver.precompressed import Precompressed
-from fileserver.root import SMALL_BYTES
+from fileserver.root import SMALL_BYTES, Opened
 from fileserver.site import Site
 from fileserver.store import Body
 from fileserver.tokens import Tokens
 from fileserver.transport import SEND_BYTES, Buffer, Transport, Waiting
-from lrucache import CHUNK_BYTES
+from lrucache import CHUNK_BYTES, Entry
 from tests.exchange import GET, LAST, split
 from tests.house import OLD_NS, Gate, House, connect, pattern, reap, receive_all, wait_for
 
@@ -313,14 +314,23 @@ TABLE = {
     "health": general(asks(name=b"-/health"), 200),
     "LIST": general(asks(name=b"-/cache"), 200),
     # What the cache does not take.
-    "a cache of nothing": general(asks(), 200, options={"capacity": 0}),
-    "a file larger than the cache": general(asks(), 200, options={"capacity": 999}),
+    "a cache of nothing": plain(asks(), options={"capacity": 0}),
+    "an empty file in a cache of nothing": plain(asks(name=b"empty"), options={"capacity": 0}),
+    "a file larger than the cache": plain(asks(), options={"capacity": 999}),
+    "the last request for a file larger than the cache": plain(LAST % b"small", options={"capacity": 999}),
+    "a file larger than the cache to a web page": plain(asks(), options={"capacity": 999, "cors": "*"}),
     "a large file larger than the cache": general(asks(name=b"large"), 200, options={"capacity": CHUNK_BYTES}),
     "files that push each other out": Row(
         (asks(name=b"almost"), asks(name=b"azAZ09-._~!$&'()*+,;=:@"), asks(), asks(name=b"almost")),
         (200,) * 4,
         (0, 0),
         {"capacity": SMALL_BYTES + 5},
+    ),
+    "a file that is worth less than who would have to go": plain(
+        asks(), asks(), asks(name=b"almost"), count=3, options={"policy": "gdsf", "capacity": SMALL_BYTES}
+    ),
+    "a file that is taken the second time": plain(
+        asks(name=b"second"), asks(), asks(), asks(), count=4, options={"policy": "s3fifo", "capacity": 1005}
     ),
     "who was asked for last stays": Row(
         tuple(asks(name=name) for name in (b"second", b"third", b"second", b"sub/inner", b"second", b"-/cache")),
@@ -899,6 +909,182 @@ def test_the_last_answer_reaches_a_client_that_has_sent_more(folder: Path, is_fa
             client.sendall(request + b"x" * 300_000)
         status, _, body = split(receive_all(client))
         assert (status, body) == (200, content)
+
+
+# What the cache does not take.
+
+
+def test_what_did_not_go_into_the_cache_says_why(house_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for policy, capacity, detail, asked in (
+        ("lru", 999, b"too-large", 0),
+        ("s3fifo", 1005, b"not-worth-it", 1),
+        ("gdsf", 1005, b"not-worth-it", 1),
+    ):
+        with House(house_folder, policy=policy, capacity=capacity) as house:
+            talk = Talk(house, monkeypatch, is_fast=True)
+            talk.say(asks(name=b"second"))
+            judge, general = house.cache._policy, talk.general
+            with patch.object(judge, "admit", wraps=judge.admit) as admit:
+                status, fields, body = split(talk.say(asks()))
+            assert (talk.general, admit.call_count) == (general, asked)
+            assert (status, fields[b"x-cache"], body) == (200, b"BYPASS", pattern(1000, seed=5))
+            assert fields[b"cache-status"] == b"gserver; fwd=bypass; detail=" + detail
+
+
+def test_no_room_beside_a_fill_is_the_same_both_ways(house_folder: Path) -> None:
+    went_general = []
+
+    def converse(talk: Talk) -> tuple[bytes, ...]:
+        flying = talk.house.cache.reserve("flying", 5000, None)
+        assert isinstance(flying, Entry)
+        received = talk.say(asks(), asks(name=b"second"), asks())
+        talk.house.cache.release(flying)
+        went_general.append(talk.general)
+        return (received, talk.say(asks()))
+
+    fast, slow = had_both_ways(house_folder, converse, capacity=10_000)
+    assert fast == slow
+    assert fast.received[0].count(b"Cache-Status: gserver; fwd=bypass; detail=no-room\r\n") == 3
+    assert b"X-Cache: MISS\r\n" in fast.received[1]
+    assert went_general == [0, 3]
+
+
+class Payload(bytes):
+    """Content of a file; `alive` counts how much of it somebody still refers to."""
+
+    alive = 0
+
+    def __new__(cls, content: bytes) -> "Payload":
+        cls.alive += 1
+        return super().__new__(cls, content)
+
+    def __del__(self) -> None:
+        Payload.alive -= 1
+
+
+@pytest.fixture
+def uncached(folder: Path, monkeypatch: pytest.MonkeyPatch, is_fast: bool) -> Iterator[Talk]:
+    """A house whose cache takes nothing, with "a" in its folder; what is read from the disk are Payloads."""
+    with House(folder, capacity=0) as house:
+        house.write("a", SMALL)
+        root = house.root
+        read, read_settled = root.read, root.read_settled
+
+        def settled(name: str, before_ns: int) -> Opened | None:
+            opened = read_settled(name, before_ns)
+            return opened and opened._replace(first=Payload(opened.first or b""))
+
+        monkeypatch.setattr(root, "read_settled", settled)
+        monkeypatch.setattr(root, "read", lambda *args, **options: Payload(read(*args, **options)))
+        yield Talk(house, monkeypatch, is_fast=is_fast)
+        stats = house.cache.stats()
+        assert (stats.bypasses, stats.hits, stats.misses, stats.coalesced) == (1, 0, 0, 0)
+        assert house.site.traffic.file_answers == 1
+    assert Payload.alive == 0
+
+
+SMALL = pattern(SMALL_BYTES - 1, seed=7)
+
+
+def test_who_takes_all_of_it_at_once_causes_one_read(uncached: Talk) -> None:
+    with uncached.talking() as (theirs, _):
+        theirs.sendall(GET % b"a")
+        assert split(take_answer(theirs))[2] == SMALL
+        wait_for(lambda: not Payload.alive)
+    assert [name for name, _ in uncached.house.root.reads] == ["a"]
+
+
+def begin_small(talk: Talk, theirs: socket.socket, transport: Transport) -> None:
+    """Have the answer under way, of which the socket took the head and some of the content."""
+    theirs.sendall(GET % b"a")
+    wait_for(lambda: transport.waiting is Waiting.WRITABLE)
+    assert 500 < talk.house.site.traffic.bytes_sent < len(SMALL)
+
+
+def test_a_slow_client_has_the_rest_from_the_disk_and_no_payload_waits_for_it(uncached: Talk) -> None:
+    with uncached.talking(send_buffer=4096) as (theirs, transport):
+        begin_small(uncached, theirs, transport)
+        assert Payload.alive == 0
+        assert split(take_answer(theirs))[2] == SMALL
+        assert uncached.house.site.traffic.bytes_sent > len(SMALL)
+    first, *later = uncached.house.root.reads
+    assert first == ("a", 0)
+    assert later
+    assert all(offset > 0 for _, offset in later)
+
+
+@pytest.mark.parametrize("few", [0, 1, 100, 1000])
+def test_every_byte_comes_however_few_are_taken_at_a_time(
+    uncached: Talk, monkeypatch: pytest.MonkeyPatch, few: int
+) -> None:
+    offers: list[int] = []
+
+    def offer(transport: Transport, buffers: list[Buffer]) -> int:
+        offers.append(len(offers))
+        if few == 0 and len(offers) == 1:
+            return 0
+        return original(transport, [b"".join(buffers)[: few or None]])
+
+    original = Transport.offer
+    monkeypatch.setattr(Transport, "offer", offer)
+    with uncached.talking() as (theirs, _):
+        theirs.sendall(GET % b"a")
+        assert split(take_answer(theirs))[2] == SMALL
+    assert len(offers) > 1
+
+
+@pytest.mark.parametrize("change", ["replaced", "removed"])
+def test_what_was_begun_past_the_cache_is_finished_when_its_name_has_gone(uncached: Talk, change: str) -> None:
+    with uncached.talking(send_buffer=4096) as (theirs, transport):
+        begin_small(uncached, theirs, transport)
+        if change == "replaced":
+            uncached.house.replace("a", b"-" * len(SMALL))
+        else:
+            (uncached.house.folder / "a").unlink()
+        assert split(take_answer(theirs))[2] == SMALL
+
+
+def test_what_was_begun_past_the_cache_and_changed_is_cut(uncached: Talk) -> None:
+    with uncached.talking(send_buffer=4096) as (theirs, transport):
+        begin_small(uncached, theirs, transport)
+        uncached.house.write("a", b"-" * len(SMALL), OLD_NS + 1)
+        received = b""
+        with suppress(ConnectionResetError):
+            while piece := theirs.recv(1 << 16):
+                received += piece
+    body = split(received)[2]
+    assert len(body) < len(SMALL)
+    assert SMALL.startswith(body)
+
+
+def test_a_client_that_leaves_in_the_middle_of_what_is_not_cached_leaves_no_trace(uncached: Talk) -> None:
+    with uncached.talking(send_buffer=4096) as (theirs, transport):
+        begin_small(uncached, theirs, transport)
+        theirs.close()
+        wait_for(lambda: not uncached.house.site.traffic.connections)
+
+
+def test_what_is_not_cached_is_logged_as_a_bypass(folder: Path, tmp_path: Path, is_fast: bool) -> None:
+    def converse(talk: Talk) -> None:
+        large = SMALL_BYTES - 1
+        talk.house.cache.capacity = 10
+        talk.house.write("b", bytes(large))
+        talk.say(asks(name=b"b"))
+        talk.say(asks(name=b"a"))
+        with talk.talking(send_buffer=4096) as (theirs, transport):
+            theirs.sendall(GET % b"b")
+            wait_for(lambda: transport.waiting is Waiting.WRITABLE)
+            take_answer(theirs)
+
+    lines = lines_of(converse, folder, tmp_path / "log", is_fast=is_fast)
+    assert lines == [
+        b"GET /b HTTP/1.1 200 16383 BYPASS",
+        b"GET /a HTTP/1.1 200 7 MISS",
+        b"GET /b HTTP/1.1 200 16383 BYPASS",
+    ]
+
+
+# Rest, deadlines and the end.
 
 
 def rest(talk: Talk, theirs: socket.socket, transport: Transport) -> None:

@@ -1,5 +1,6 @@
 """One request through store, fills, cache and disk: where its bytes come from, and what it leaves behind."""
 
+from collections import deque
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 
 from fileserver import root
 from fileserver.store import Store
-from lrucache import CHUNK_BYTES
+from lrucache import CHUNK_BYTES, Accesses
 from tests.house import OLD_NS, Gate, House, outcome, pattern, read_body, wait_for
 
 SIZES = [0, 1, CHUNK_BYTES - 1, CHUNK_BYTES, CHUNK_BYTES + 1, 3 * CHUNK_BYTES, 3 * CHUNK_BYTES + 17]
@@ -614,6 +615,40 @@ def test_every_way_of_answering_has_the_configured_cache_control(folder: Path, i
         assert all(b"Cache-Control: private\r\n" in one.fields for one in said)
         for body in bodies:
             body.close()
+
+
+def test_every_answer_is_noted_with_its_name_and_the_size_of_its_whole_file(folder: Path, io: str) -> None:
+    with House(folder, io=io, capacity=4 * CHUNK_BYTES) as house:
+        noted: Accesses = deque()
+        house.cache._accesses = noted
+        house.write("a", pattern(3 * CHUNK_BYTES))
+        house.write("large", pattern(4 * CHUNK_BYTES + 1))
+        house.write("empty", b"")
+        house.root.cold.add("a")
+        gate = Gate()
+        house.root.before_read = lambda name, offset: gate.wait() if offset == CHUNK_BYTES else None
+        bodies = [house.store.get(name) for name in ("large", "a", "a")]
+        house.clock.now_s += 1.1
+        house.replace("a", pattern(CHUNK_BYTES + 1))
+        bodies.append(house.store.get("a"))
+        gate.open()
+        wait_for(lambda: not len(house.store.fills))
+        bodies.append(house.store.get("a"))
+        wait_for(lambda: not len(house.store.fills))
+        bodies += [house.store.get(name) for name in ("a", "empty")]
+        assert [(outcome(body), access) for body, access in zip(bodies, noted, strict=True)] == [
+            ("bypass too-large", ("large", 4 * CHUNK_BYTES + 1)),
+            ("miss", ("a", 3 * CHUNK_BYTES)),
+            ("coalesced", ("a", 3 * CHUNK_BYTES)),
+            ("bypass changed", ("a", CHUNK_BYTES + 1)),
+            ("miss", ("a", CHUNK_BYTES + 1)),
+            ("hit", ("a", CHUNK_BYTES + 1)),
+            ("miss", ("empty", 0)),
+        ]
+        for body in bodies:
+            body.close()
+        house.store.describe("a")
+        assert len(noted) == 7
 
 
 @pytest.mark.parametrize("name", ["missing", "sub", "sub/missing"])
