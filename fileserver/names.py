@@ -63,6 +63,11 @@ def encode_path(name: str) -> str:
     return "/" + quote(name, safe="/")
 
 
+def is_reserved(name: str) -> bool:
+    """Whether it is a page of the server's own."""
+    return name == "-" or name.startswith("-/")
+
+
 def is_valid(name: str, *, hidden: bool = False, windows: bool = os.name == "nt") -> bool:
     """Whether `name` can be a file or folder beneath the root.
 
