@@ -25,7 +25,7 @@ import logging
 import os
 import signal
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import gevent
 from gevent.event import Event
@@ -42,6 +42,9 @@ from fileserver.store import Store
 from fileserver.tokens import Tokens
 from fileserver.transport import Transport
 from lrucache import CHUNK_BYTES, POLICIES, Cache
+
+if TYPE_CHECKING:
+    from fileserver.whatif import WhatIf
 
 SWITCH_INTERVAL_S = 0.0005
 """A pool thread that ends its read wants the GIL back; at Python's default of 5 ms a miss waits that long for
@@ -108,7 +111,12 @@ def assemble(arguments: argparse.Namespace) -> tuple[Root, Site, Server]:
         "start",
         lambda: Disk(root, threads=arguments.threads, inline=arguments.io == "auto", open_max=open_max),
     )
-    cache = Cache(arguments.cache, POLICIES[arguments.policy](arguments.cache))
+    what_if = start_what_if(arguments)
+    cache = Cache(
+        arguments.cache,
+        POLICIES[arguments.policy](arguments.cache),
+        accesses=what_if.accesses if what_if else None,
+    )
     store = Store(disk, cache, revalidate_s=arguments.revalidate, cache_control=arguments.cache_control)
     site = Site(
         store,
@@ -119,6 +127,7 @@ def assemble(arguments: argparse.Namespace) -> tuple[Root, Site, Server]:
         precompressed=Precompressed(store, revalidate_s=arguments.revalidate) if arguments.precompressed else None,
         tokens=load_tokens(arguments),
         access_log=open_access_log(arguments),
+        what_if=what_if,
     )
     server = Server(
         (arguments.host, arguments.port),
@@ -129,6 +138,17 @@ def assemble(arguments: argparse.Namespace) -> tuple[Root, Site, Server]:
     )
     attempt(f"listen on {arguments.host} port {arguments.port}", server.start)
     return root, site, server
+
+
+def start_what_if(arguments: argparse.Namespace) -> "WhatIf | None":
+    """The ghosts that were asked for, at work as soon as the hub runs."""
+    if not arguments.what_if:
+        return None
+    from fileserver.whatif import WhatIf  # noqa: PLC0415 (a few milliseconds of a start, for few)
+
+    what_if = WhatIf(arguments.cache)
+    what_if.start()
+    return what_if
 
 
 def shares(limit: int, threads: int, max_connections: int | None) -> tuple[int, int]:

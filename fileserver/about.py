@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 import gevent
 
@@ -29,6 +30,13 @@ BY_ACCEPT = {"Vary": "Accept"}
 JSON = "application/json"
 
 
+class WhatIf(Protocol):
+    """What other policies would do, for whoever asked for that (`fileserver.whatif`)."""
+
+    def stats(self, cache: CacheStats) -> dict[str, object]:
+        """Said of the same instant as the cache's own counters."""
+
+
 class About:
     """The pages under `/-/`, over the counters of one store and its traffic. `answer` may switch greenlets."""
 
@@ -37,12 +45,14 @@ class About:
         store: Store,
         traffic: Traffic,
         access_log: AccessLog | None,
+        what_if: WhatIf | None,
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store = store
         self._traffic = traffic
         self._access_log = access_log
+        self._what_if = what_if
         self._clock = clock
         self._list_turn = Turns(1)
 
@@ -59,6 +69,12 @@ class About:
                 cache, entries = self._store.cache.snapshot()
                 pieces = admin.cache_json(self._stats(cache), entries, self._clock())
                 return page(joined(pieces), JSON, fields=BY_ACCEPT)
+        if name == "-/evictions":
+            with self.page_turn(self._list_turn):
+                evictions, now_s = self._store.cache.evicted(), self._clock()
+                if wants_json(request, query):
+                    return page(joined(admin.evictions_json(evictions, now_s)), JSON, fields=BY_ACCEPT)
+                return page(joined(admin.evictions_text(evictions, now_s)), TEXT, fields=BY_ACCEPT)
         raise root.NotFound("reserved")
 
     def list_text(self) -> bytes:
@@ -84,6 +100,7 @@ class About:
 
     def _stats(self, cache: CacheStats) -> dict[str, object]:
         disk = self._store.disk
+        what_if = {"what_if": self._what_if.stats(cache)} if self._what_if is not None else {}
         return {
             "schema": STATS_SCHEMA,
             "capacity": cache.capacity,
@@ -107,6 +124,7 @@ class About:
             "disk_reads_pool": disk.reads_pool,
             "fills_in_flight": len(self._store.fills),
             "access_log_dropped": self._access_log.dropped if self._access_log is not None else 0,
+            **what_if,
         }
 
 

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from fileserver.names import encode_path
 from fileserver.root import Folder, FolderEntry
-from lrucache import Entry
+from lrucache import Entry, Eviction
 
 Item = TypeVar("Item")
 
@@ -58,6 +58,22 @@ def cache_json(stats: dict[str, object], entries: list[Entry], now_s: float) -> 
 def stats_json(stats: dict[str, object]) -> bytes:
     """The `stats` object alone."""
     return json.dumps(stats, indent=2).encode() + b"\n"
+
+
+def evictions_json(evictions: list[Eviction], now_s: float) -> Iterator[bytes]:
+    """Who was evicted, the last one first; sizes are bytes, times seconds."""
+    yield b'{"evictions": ['
+    separator = ""
+    for some in _slices(evictions):
+        yield (separator + ",\n".join(_eviction_json(each, now_s) for each in some)).encode()
+        separator = ",\n"
+    yield b"]}\n"
+
+
+def evictions_text(evictions: list[Eviction], now_s: float) -> Iterator[bytes]:
+    """The same for people, a line each."""
+    for some in _slices(evictions):
+        yield "".join(_eviction_text(each, now_s) for each in some).encode()
 
 
 def folder_json(name: str, folder: Folder) -> Iterator[bytes]:
@@ -133,6 +149,28 @@ def _entry_json(entry: Entry, now_s: float) -> str:
             "idle_s": round(max(0.0, now_s - entry.used_s), 3),
             "readers": entry.readers,
         }
+    )
+
+
+def _eviction_json(eviction: Eviction, now_s: float) -> str:
+    return json.dumps(
+        {
+            "name": eviction.name,
+            "size": eviction.size,
+            "hits": eviction.hits,
+            "age_s": round(eviction.age_s, 3),
+            "ago_s": round(max(0.0, now_s - eviction.when_s), 3),
+            "newcomer": eviction.newcomer,
+            "rule": eviction.rule,
+        }
+    )
+
+
+def _eviction_text(eviction: Eviction, now_s: float) -> str:
+    hits = f"{eviction.hits} {'hit' if eviction.hits == 1 else 'hits'} in {eviction.age_s:.1f} s"
+    return (
+        f"{max(0.0, now_s - eviction.when_s):.1f} s ago: {eviction.name} ({size_text(eviction.size)}, {hits}) "
+        f"for {eviction.newcomer}: {eviction.rule}\n"
     )
 
 

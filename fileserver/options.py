@@ -44,6 +44,11 @@ def parse() -> argparse.Namespace:
         help="order of eviction (default: %(default)s)",
     )
     add(
+        "--what-if",
+        action="store_true",
+        help="/-/stats shows which share of the requests each policy would hit",
+    )
+    add(
         "--threads",
         metavar="N",
         type=number(int, 1, 1024),

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 
 from fileserver import admin, heads, names, root, wire
-from fileserver.about import BY_ACCEPT, JSON, About, joined, wants_json
+from fileserver.about import BY_ACCEPT, JSON, About, WhatIf, joined, wants_json
 from fileserver.accesslog import AccessLog
 from fileserver.bursts import Burst
 from fileserver.files import Files, Whole
@@ -45,6 +45,7 @@ class Site:
         precompressed: Precompressed | None = None,
         tokens: Tokens | None = None,
         access_log: AccessLog | None = None,
+        what_if: WhatIf | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store = store
@@ -71,11 +72,11 @@ class Site:
         self.take = store.cache.take
         self.hit_fields = self._files.hit_fields
         self.resume = store.resume
-        self.about = About(store, self.traffic, access_log, clock=clock)
+        self.about = About(store, self.traffic, access_log, what_if, clock=clock)
 
     def whole_now(self, name: str, now_s: float) -> Whole | None:
         """The whole of a file without a wait; None when `answer` has to be asked. Never switches greenlets."""
-        if _is_reserved(name) or not self._is_valid(name):
+        if names.is_reserved(name) or not self._is_valid(name):
             return None
         return self._files.whole_now(name, now_s)
 
@@ -92,7 +93,7 @@ class Site:
             if line.name is None:
                 return page(self.about.list_text(), "")
             name = names.decode_name(line.name)
-            if name is None or _is_reserved(name) or not self._is_valid(name):
+            if name is None or names.is_reserved(name) or not self._is_valid(name):
                 raise root.NotFound("not a name")
             return self._files.whole(name)
         except root.FileError as problem:
@@ -142,7 +143,7 @@ class Site:
     def _resource(self, request: wire.Request, name: str | None, query: bytes) -> Reply:
         if name is None:
             raise root.NotFound("not UTF-8")
-        if _is_reserved(name):
+        if names.is_reserved(name):
             return self.about.answer(request, name, query)
         if name == "" or name.endswith("/"):
             return self._folder(request, name[:-1], query, is_root=name == "")
@@ -171,7 +172,7 @@ class Site:
         with self.about.page_turn(self._listing_turns):
             listing = self._store.list(folder)
             if is_root:
-                shown = [entry for entry in listing.entries if not _is_reserved(entry.name)]
+                shown = [entry for entry in listing.entries if not names.is_reserved(entry.name)]
                 listing = listing._replace(entries=shown)
             if wants_json(request, query):
                 return page(joined(admin.folder_json(folder, listing)), JSON, fields=BY_ACCEPT)
@@ -203,7 +204,3 @@ def _cors_fields(origin: str | None) -> tuple[bytes, bytes]:
     }
     every = {"Access-Control-Allow-Origin": origin, "Access-Control-Expose-Headers": _EXPOSED}
     return heads.fields(every), heads.fields(options | preflight)
-
-
-def _is_reserved(name: str) -> bool:
-    return name == "-" or name.startswith("-/")
