@@ -36,6 +36,8 @@ bench: .venv/ready .bench-venv/ready
 	$(BIN)/python -m benchmarks.slowdisk
 	$(BIN)/python -m benchmarks.footprint
 	$(BIN)/python -m benchmarks.samememory $(if $(TRACE),--trace "$(TRACE)")
+	$(BIN)/python -m benchmarks.policies
+	$(BIN)/python -m benchmarks.attackers
 	$(BIN)/python -m benchmarks.hotpath
 
 clean:

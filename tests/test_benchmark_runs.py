@@ -83,6 +83,17 @@ def test_slowdisk_measures_beside_slow_readers(tmp_path: Path) -> None:
 
 
 @needs_wrk
+def test_policies_compares_gserver_with_itself(tmp_path: Path) -> None:
+    said = run(tmp_path, "policies", "--rounds", "1", "--seconds", "1", "--columns", "1k", "--only", "what-if")
+    rows = {
+        line.split()[0]: line.split() for line in said.splitlines() if line.startswith(("relocate", "what-if"))
+    }
+    assert rows["relocate"][2] == "1.00"
+    assert float(rows["what-if"][2]) > 0
+    assert "failed" not in said
+
+
+@needs_wrk
 def test_hotpath_says_which_lines_the_time_goes_to(tmp_path: Path) -> None:
     figures = tmp_path / "figures.json"
     said = run(tmp_path, "hotpath", "--quick", "--json", str(figures))
