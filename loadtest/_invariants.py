@@ -164,10 +164,13 @@ def again(origins: list[str | None], size: int, read: int) -> Finding:
     )
 
 
-def at_once(name: str, size: int, read: int) -> Finding:
-    """Whether a cold file that many asked for at once, while nobody else asked, was `read` no more than once."""
+def at_once(name: str, size: int, read: int, turned_away: int = 0) -> Finding:
+    """Whether a cold file that many asked for at once, while nobody else asked, was `read` no more than once.
+
+    And once more for each who was turned away: what a policy does not store is shared by nobody.
+    """
     return judged(
         checks.ONE_READ,
-        size <= read < 2 * size,
+        size <= read < (2 + turned_away) * size,
         f"{read:,} bytes were read of {name}, which has {size:,} (is --pid the server?)",
     )

@@ -17,6 +17,9 @@ from loadtest._run import Run
 AGAIN = 32
 """How often a cached file is asked for."""
 
+NOT_WORTH_IT = "detail=not-worth-it"
+"""In Cache-Status: the policy does not store the file, and so nobody shares the read."""
+
 RUSHES = 6
 """How many cold files are asked for by many at once: a disk may be so fast that nobody comes in time to share."""
 
@@ -37,8 +40,10 @@ def findings(run: Run, now: Snapshot, pid: int) -> Iterator[Finding]:
         if 64 * KIB <= file.size <= longest and not file.live and file.name not in listed
     ]
     for cold in heapq.nlargest(RUSHES, unread, key=lambda file: file.size):
-        read = _read_for(pid, partial(_asked_at_once, run, cold))
-        yield _invariants.at_once(cold.name, cold.size, read)
+        statuses: list[str | None] = []
+        read = _read_for(pid, partial(_ask_at_once, run, cold, statuses))
+        turned_away = sum(NOT_WORTH_IT in (status or "") for status in statuses)
+        yield _invariants.at_once(cold.name, cold.size, read, turned_away)
 
 
 def _read_for(pid: int, act: Callable[[], None]) -> int:
@@ -56,10 +61,13 @@ def _asked(run: Run, file: File) -> str | None:
     return _raw.ask(run.host, file.path)[0].headers.get("X-Cache")
 
 
-def _asked_at_once(run: Run, file: File) -> None:
+def _ask_at_once(run: Run, file: File, statuses: list[str | None]) -> None:
+    """Note the Cache-Status of each of many answers."""
     with ExitStack() as stack:
         clients = [stack.enter_context(_raw.connect(run.host)) for _ in range(_raw.TOGETHER)]
         for client in clients:
             client.sendall(_raw.request(file.path))
         for client in clients:
-            _raw.response(client).read()
+            answer = _raw.response(client)
+            answer.read()
+            statuses.append(answer.headers.get("Cache-Status"))

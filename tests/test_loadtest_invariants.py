@@ -398,6 +398,11 @@ def test_a_stampede_that_reads_it_twice_is_broken_and_so_is_a_process_that_reads
     assert at_once("a.bin", 1000, read) == Finding(checks.ONE_READ, says)
 
 
+def test_each_who_was_turned_away_may_read_it_once_more() -> None:
+    assert at_once("a.bin", 1000, 3999, turned_away=2) == Finding(checks.ONE_READ)
+    assert at_once("a.bin", 1000, 4000, turned_away=2).wrong
+
+
 def test_where_nobody_knows_resident_bytes_and_descriptors_nothing_is_said_of_them() -> None:
     """A server on macOS says null."""
     unknown = Snapshot({**GOOD, "rss_bytes": None, "open_fds": None, "filling": 0}, snapshot().entries)
