@@ -1,14 +1,12 @@
-"""The orders of eviction: one contract for all of them, alone, through the cache and through the replay; and what
-they miss of real traces. Each one's rule is in `test_policy_rules`, what it costs in `test_policy_cost`."""
+"""The orders of eviction: one contract for all of them, alone, through the cache and through the replay.
 
-import csv
-import gzip
+Each one's rule is in `test_policy_rules`, what it costs in `test_policy_cost`, what it misses in `test_replay`."""
+
 import os
 import random
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from functools import cache as remember
 from itertools import product
 from typing import Any
 from unittest.mock import patch
@@ -512,57 +510,3 @@ def test_as_many_as_the_bound_says_are_remembered(name: str, bound: int) -> None
     policy = POLICIES[name](CAPACITY)
     one_after_the_other(policy, 70_000)
     assert strings_in(policy) >= bound
-
-
-# Real traces.
-
-TRACES = PROJECT.parent / "shared" / "traces"
-
-MEASURED = [
-    # trace, policy, per cent of requests missed, of bytes
-    ("cran_mirror_2012", "lru", 87.71, 89.22),
-    ("cran_mirror_2012", "relocate", 85.79, 89.37),
-    ("cran_mirror_2012", "sieve", 85.46, 87.59),
-    ("semicomplete_2015", "lru", 36.71, 70.66),
-    ("semicomplete_2015", "relocate", 33.37, 75.06),
-    ("semicomplete_2015", "sieve", 33.96, 71.85),
-    ("nasa_19950801", "lru", 6.89, 23.87),
-    ("nasa_19950801", "relocate", 6.36, 25.33),
-    ("nasa_19950801", "sieve", 6.39, 22.45),
-]
-AT_LEAST_AS_GOOD = [
-    # trace, policy, per cent of requests missed
-    ("cran_mirror_2012", "gdsf", 75.9),
-    ("cran_mirror_2012", "s3fifo", 82.3),
-    ("semicomplete_2015", "gdsf", 14.9),
-    ("semicomplete_2015", "s3fifo", 28.5),
-    ("nasa_19950801", "gdsf", 5.86),
-    ("nasa_19950801", "s3fifo", 6.41),
-]
-
-
-@remember
-def trace_of(name: str) -> Held:
-    """Names and sizes in the order they were asked for."""
-    if not TRACES.is_dir():
-        pytest.skip("the public traces are not beside this checkout")
-    with gzip.open(TRACES / f"{name}.csv.gz", "rt") as lines:
-        return [(line["object"], int(line["size"])) for line in csv.DictReader(lines)]
-
-
-def miss_percent(name: str, requests: Held) -> tuple[float, float]:
-    """Missed requests and bytes in per cent, at 64 MiB."""
-    replay = Replay(POLICIES[name], CAPACITY)
-    for _ in replay.run(requests):
-        pass
-    return 100 * (1 - replay.hits / replay.requests), 100 * (1 - replay.hit_bytes / replay.asked_bytes)
-
-
-@pytest.mark.parametrize(("trace", "name", "objects", "object_bytes"), MEASURED)
-def test_a_real_trace_misses_what_was_measured(trace: str, name: str, objects: float, object_bytes: float) -> None:
-    assert miss_percent(name, trace_of(trace)) == pytest.approx((objects, object_bytes), abs=0.05)
-
-
-@pytest.mark.parametrize(("trace", "name", "objects"), AT_LEAST_AS_GOOD)
-def test_a_real_trace_misses_no_more_than_it_must(trace: str, name: str, objects: float) -> None:
-    assert miss_percent(name, trace_of(trace))[0] <= objects

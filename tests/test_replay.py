@@ -325,7 +325,7 @@ AT_MOST = [
     ("nasa_19950801", "s3fifo", 6.41),
     ("nasa_19950801", "gdsf", 5.86),
 ]
-"""Trace, policy, requests missed at 64 MiB, in per cent, rounded to what is written here."""
+"""Trace, policy, requests missed at 64 MiB, in per cent."""
 
 
 @pytest.mark.skipif(not TRACES.is_dir(), reason="the public traces are not beside this checkout")
@@ -333,4 +333,4 @@ AT_MOST = [
 def test_a_real_trace_misses_no_more_requests_than_was_promised(trace: str, name: str, objects: float) -> None:
     replay = Replay(POLICIES[name], 64 << 20)
     run(replay, traces.read([str(TRACES / f"{trace}.csv.gz")]).sized())
-    assert 100 * (1 - replay.hits / replay.requests) < objects + 0.05
+    assert 100 * (1 - replay.hits / replay.requests) <= objects
