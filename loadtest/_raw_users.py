@@ -187,7 +187,7 @@ class OneLiner(RawGuest):
                 listed = self.listed(row)
                 _, body = _raw.ask(self.test.host, "/-/cache", accept="text/plain")
                 known = set(_raw.lines(body))
-                if len(listed ^ known) <= len(known) // 3:
+                if 2 * len(listed & known) >= max(len(listed), len(known)):
                     self.test.evidence.holds(ONE_LINE)
                     return
             raise Broken(
