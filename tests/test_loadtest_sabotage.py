@@ -228,7 +228,7 @@ def test_a_server_that_does_nothing_wrong_passes(tmp_path: Path) -> None:
     made(directory, HUGE)
     with Program(directory, "--cache", CAPACITY, changes="from tests import sabotage") as program:
         pid = ["--pid", str(program.process.pid)] if HAS_PROC else []
-        judgement = load(program, EVERYBODY, 7, "--corpus", str(directory), *pid)
+        judgement = load(program, EVERYBODY, 12, "--corpus", str(directory), *pid)
     assert not judgement.blamed, judgement.output
     assert not judgement.unseen, judgement.output
     assert judgement.exit_code == 0, judgement.output
