@@ -17,16 +17,10 @@ from benchmarks.report import Table, heading, short
 from benchmarks.rounds import Rounds, Start, rotated
 from benchmarks.tables import Figures, Sample
 from benchmarks.workloads import Column, columns
+from lrucache import POLICIES
 
 DEFAULT = "relocate"
-OPTIONS = {
-    DEFAULT: (),
-    "lru": ("--policy", "lru"),
-    "sieve": ("--policy", "sieve"),
-    "s3fifo": ("--policy", "s3fifo"),
-    "gdsf": ("--policy", "gdsf"),
-    "what-if": ("--what-if",),
-}
+OPTIONS = {name: ("--policy", name) for name in POLICIES} | {"what-if": ("--what-if",)}
 COLUMNS = ("1k", "zipf", "misses")
 """Nothing but hits of one file; of many; three of four are misses, and evict."""
 

@@ -5,7 +5,7 @@ entries at once would hold the loop for a tenth of a second.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from html import escape
 from time import gmtime, strftime
 from typing import TypeVar
@@ -48,10 +48,7 @@ def cache_text(entries: list[Entry]) -> Iterator[bytes]:
 def cache_json(stats: dict[str, object], entries: list[Entry], now_s: float) -> Iterator[bytes]:
     """LIST with sizes, uses and ages (seconds), and the `stats` of the same instant."""
     yield b'{"stats": ' + json.dumps(stats).encode() + b', "entries": ['
-    separator = ""
-    for some in _slices(entries):
-        yield (separator + ",\n".join(_entry_json(entry, now_s) for entry in some)).encode()
-        separator = ",\n"
+    yield from _lines_json(entries, lambda entry: _entry_json(entry, now_s))
     yield b"]}\n"
 
 
@@ -63,10 +60,7 @@ def stats_json(stats: dict[str, object]) -> bytes:
 def evictions_json(evictions: list[Eviction], now_s: float) -> Iterator[bytes]:
     """Who was evicted, the last one first; sizes are bytes, times seconds."""
     yield b'{"evictions": ['
-    separator = ""
-    for some in _slices(evictions):
-        yield (separator + ",\n".join(_eviction_json(each, now_s) for each in some)).encode()
-        separator = ",\n"
+    yield from _lines_json(evictions, lambda eviction: _eviction_json(eviction, now_s))
     yield b"]}\n"
 
 
@@ -80,10 +74,7 @@ def folder_json(name: str, folder: Folder) -> Iterator[bytes]:
     """A listing for programs: `size` in bytes, `mtime` in Unix seconds; `type` is `file` or `folder`."""
     beginning = {"folder": name, "truncated": folder.truncated}
     yield json.dumps(beginning)[:-1].encode() + b', "entries": ['
-    separator = ""
-    for some in _slices(folder.entries):
-        yield (separator + ",\n".join(_line_json(entry) for entry in some)).encode()
-        separator = ",\n"
+    yield from _lines_json(folder.entries, _line_json)
     yield b"]}\n"
 
 
@@ -123,6 +114,14 @@ def size_text(size: int) -> str:
 
 def _slices(items: list[Item]) -> Iterator[list[Item]]:
     return (items[start : start + SLICE] for start in range(0, len(items), SLICE))
+
+
+def _lines_json(items: list[Item], line: Callable[[Item], str]) -> Iterator[bytes]:
+    """The inside of a list, a line for each item."""
+    separator = ""
+    for some in _slices(items):
+        yield (separator + ",\n".join(map(line, some))).encode()
+        separator = ",\n"
 
 
 def _row(folder: str, entry: FolderEntry) -> str:

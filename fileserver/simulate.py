@@ -143,8 +143,8 @@ def storage(text: str) -> Storage:
 
 def watched(lines: Iterable[str], path: str) -> Iterable[str]:
     """The same lines; on a terminal with a bar, once it takes long."""
-    watched: Iterable[str] = progress(lines, desc=f"reading {path}", unit=" lines")
-    return watched
+    shown: Iterable[str] = progress(lines, desc=f"reading {path}", unit=" lines")
+    return shown
 
 
 def progress(lines: Iterable[str] | None = None, **shown: Any) -> Any:

@@ -314,6 +314,7 @@ OURS = {
         "benchmarks.rounds",
         "benchmarks.tables",
         "benchmarks.workloads",
+        "lrucache",
     },
     "benchmarks.replay": {"benchmarks.clients"},
     "benchmarks.report": set(),

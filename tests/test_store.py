@@ -8,7 +8,7 @@ import gevent
 import pytest
 
 from fileserver import root
-from fileserver.store import Store
+from fileserver.store import Body, Store
 from lrucache import CHUNK_BYTES, Accesses
 from tests.house import OLD_NS, Gate, House, outcome, pattern, read_body, wait_for
 
@@ -593,21 +593,27 @@ def test_who_finds_that_a_refused_fill_is_another_version_gives_its_descriptor_b
         assert isinstance(late.exception, root.NotFound) == gone
 
 
+def asked_in_every_way(house: House) -> list[Body]:
+    """Too large, a miss, somebody else's, a version that came meanwhile, and that stored; the caller closes."""
+    house.write("a", pattern(3 * CHUNK_BYTES))
+    house.write("large", pattern(4 * CHUNK_BYTES + 1))
+    house.root.cold.add("a")
+    gate = Gate()
+    house.root.before_read = lambda name, offset: gate.wait() if offset == CHUNK_BYTES else None
+    bodies = [house.store.get(name) for name in ("large", "a", "a")]
+    house.clock.now_s += 1.1
+    house.replace("a", pattern(CHUNK_BYTES + 1))
+    bodies.append(house.store.get("a"))
+    gate.open()
+    wait_for(lambda: not len(house.store.fills))
+    bodies.append(house.store.get("a"))
+    return bodies
+
+
 def test_every_way_of_answering_has_the_configured_cache_control(folder: Path, io: str) -> None:
     with House(folder, io=io, capacity=4 * CHUNK_BYTES) as house:
         house.store = Store(house.disk, house.cache, cache_control="private", clock=house.clock)
-        house.write("a", pattern(3 * CHUNK_BYTES))
-        house.write("large", pattern(4 * CHUNK_BYTES + 1))
-        house.root.cold.add("a")
-        gate = Gate()
-        house.root.before_read = lambda name, offset: gate.wait() if offset == CHUNK_BYTES else None
-        bodies = [house.store.get(name) for name in ("large", "a", "a")]
-        house.clock.now_s += 1.1
-        house.replace("a", pattern(CHUNK_BYTES + 1))
-        bodies.append(house.store.get("a"))
-        gate.open()
-        wait_for(lambda: not len(house.store.fills))
-        bodies.append(house.store.get("a"))
+        bodies = asked_in_every_way(house)
         assert [outcome(body) for body in bodies] == [
             "bypass too-large", "miss", "coalesced", "bypass changed", "miss",
         ]  # fmt: skip
@@ -621,19 +627,8 @@ def test_every_answer_is_noted_with_its_name_and_the_size_of_its_whole_file(fold
     with House(folder, io=io, capacity=4 * CHUNK_BYTES) as house:
         noted: Accesses = deque()
         house.cache._accesses = noted
-        house.write("a", pattern(3 * CHUNK_BYTES))
-        house.write("large", pattern(4 * CHUNK_BYTES + 1))
         house.write("empty", b"")
-        house.root.cold.add("a")
-        gate = Gate()
-        house.root.before_read = lambda name, offset: gate.wait() if offset == CHUNK_BYTES else None
-        bodies = [house.store.get(name) for name in ("large", "a", "a")]
-        house.clock.now_s += 1.1
-        house.replace("a", pattern(CHUNK_BYTES + 1))
-        bodies.append(house.store.get("a"))
-        gate.open()
-        wait_for(lambda: not len(house.store.fills))
-        bodies.append(house.store.get("a"))
+        bodies = asked_in_every_way(house)
         wait_for(lambda: not len(house.store.fills))
         bodies += [house.store.get(name) for name in ("a", "empty")]
         assert [(outcome(body), access) for body, access in zip(bodies, noted, strict=True)] == [
