@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fileserver import traces
+from fileserver.simulate import traces
 from lrucache import POLICIES
 from lrucache.bound import Bound
 from lrucache.replay import Replay

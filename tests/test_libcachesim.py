@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from fileserver import traces
+from fileserver.simulate import traces
 from lrucache import POLICIES
 from lrucache.replay import Replay
 from tests.program import PROJECT

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fileserver import traces
+from fileserver.simulate import traces
 from lrucache import POLICIES, Cache, Entry, Policy
 from lrucache.policies.lru import Lru
 from lrucache.replay import PAUSE_STEPS, Replay

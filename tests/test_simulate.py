@@ -17,9 +17,10 @@ from xml.etree import ElementTree
 
 import pytest
 
-from fileserver import simulate, simulation, traces
-from fileserver.simulation import BOUND, Result, Storage
-from fileserver.traces import Trace
+from fileserver.simulate import __main__ as simulate
+from fileserver.simulate import simulation, traces
+from fileserver.simulate.simulation import BOUND, Result, Storage
+from fileserver.simulate.traces import Trace
 from lrucache import POLICIES
 from lrucache.bound import Bound
 from lrucache.replay import Replay
@@ -275,7 +276,7 @@ def test_the_picture_is_the_same_each_time_and_names_all_policies(tmp_path: Path
 
 @pytest.mark.parametrize(("name", "first"), [("a.png", b"\x89PNG\r\n"), ("a.pdf", b"%PDF-")])
 def test_a_picture_is_of_the_kind_it_is_named_as(tmp_path: Path, name: str, first: bytes) -> None:
-    from fileserver import plot
+    from fileserver.simulate import plot
 
     plot.draw(str(tmp_path / name), [Result("lru", 10, 0.5, 0.5, {})], [Result(BOUND, 10, 0.4, 0.4, {})])
     assert (tmp_path / name).read_bytes().startswith(first)
@@ -292,7 +293,7 @@ def test_a_picture_that_cannot_be_written_takes_no_numbers_away(tiny: Path, tmp_
 def test_the_picture_has_a_line_for_each_policy_and_the_bound(tmp_path: Path) -> None:
     from matplotlib.figure import Figure
 
-    from fileserver import plot
+    from fileserver.simulate import plot
 
     results = [
         Result(policy, capacity, 1 / capacity, 1 / (2 * capacity), {})
@@ -328,7 +329,10 @@ def terminal() -> Iterator[tuple[int, list[bytes]]]:
         os.close(ours)
 
 
-IMPATIENT = "import sys; from fileserver import simulate; simulate.SHOWN_AFTER_S = 0; sys.exit(simulate.main())"
+IMPATIENT = (
+    "import sys; from fileserver.simulate import __main__ as simulate; "
+    "simulate.SHOWN_AFTER_S = 0; sys.exit(simulate.main())"
+)
 
 
 def impatient(*arguments: object, stderr: int) -> str:

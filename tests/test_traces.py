@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fileserver import accesslog, names, traces
+from fileserver import accesslog, names
 from fileserver.accesslog import Access
-from fileserver.traces import NotATrace, Trace
+from fileserver.simulate import traces
+from fileserver.simulate.traces import NotATrace, Trace
 from tests.program import PROJECT
 
 CSV = b"time,object,size\n807256800,1,1713\n807256804,b c,8677\n807256806,1,1713\n807256809,,0\n"
@@ -414,7 +415,7 @@ def test_what_cannot_be_opened_is_named(tmp_path: Path) -> None:
 
 def from_standard_input(content: bytes, *paths: str) -> str:
     """What another process reads from these."""
-    program = "import sys; from fileserver import traces; print(traces.read(sys.argv[1:]))"
+    program = "import sys; from fileserver.simulate import traces; print(traces.read(sys.argv[1:]))"
     command = [sys.executable, "-c", program, *paths]
     return subprocess.run(command, input=content, capture_output=True, cwd=PROJECT, check=True).stdout.decode()
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import product
 from typing import NamedTuple
 
-from fileserver.traces import Trace
+from fileserver.simulate.traces import Trace
 from lrucache import POLICIES
 from lrucache.bound import Bound
 from lrucache.replay import Replay

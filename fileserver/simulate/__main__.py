@@ -17,10 +17,10 @@ from typing import Any, TypeVar
 
 from tqdm import tqdm
 
-from fileserver import traces
-from fileserver.admin import size_text
 from fileserver.options import Parser, size
-from fileserver.simulation import BOUND, Result, Storage, bound, choices, simulate
+from fileserver.rendering import size_text
+from fileserver.simulate import traces
+from fileserver.simulate.simulation import BOUND, Result, Storage, bound, choices, simulate
 from lrucache import POLICIES
 
 Item = TypeVar("Item")
@@ -62,7 +62,7 @@ def answer(arguments: argparse.Namespace) -> None:
     else:
         printed("\n".join(report(trace, results, bounds)))
     if arguments.plot:
-        from fileserver import plot  # noqa: PLC0415 (half a second, for who wants a picture)
+        from fileserver.simulate import plot  # noqa: PLC0415 (half a second, for who wants a picture)
 
         plot.draw(arguments.plot, results, bounds)
 

@@ -7,8 +7,8 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator, PercentFormatter
 
-from fileserver.admin import size_text
-from fileserver.simulation import BOUND, Result
+from fileserver.rendering import size_text
+from fileserver.simulate.simulation import BOUND, Result
 
 STYLE: Any = {"svg.hashsalt": "gserver", "svg.fonttype": "none", "font.family": "sans-serif"}
 """The same numbers give the same file."""

@@ -1,0 +1,1 @@
+"""`python -m fileserver.simulate`: every policy on your own requests."""
