@@ -5,8 +5,7 @@ import ssl
 from contextlib import suppress
 from typing import Any
 
-import gevent
-
+from fileserver.pauses import pause
 from fileserver.transport import RECEIVE_BYTES, Buffer, Gone, Transport, Waiting
 
 TLS_SEND_BYTES = 64 * 1024
@@ -97,7 +96,7 @@ class TlsTransport(Transport):
             self._incoming.write(received)
             takes += 1
             if takes % TLS_TAKES_MAX == 0:
-                gevent.sleep(0)
+                pause()
 
     def offer(self, buffers: list[Buffer]) -> int:
         taken = 0
