@@ -7,15 +7,16 @@ more of the cache's memory than none.
 
 import logging
 
-import gevent
-
 from fileserver import heads, site, wire
 from fileserver.accesslog import Access
 from fileserver.fastpath import JOIN_BYTES, FastPath, Unfinished, log_plain
-from fileserver.replies import Reply, one_line
+from fileserver.pauses import pause
+from fileserver.replies import Reply, Stream, one_line
 from fileserver.root import FileError
 from fileserver.store import Body
-from fileserver.transport import Buffer, Expired, Gone, Transport, Waiting
+from fileserver.traffic import METHODS
+from fileserver.transport import Buffer, Expired, Gone, Stalled, Transport, Waiting
+from lrucache import Outcome
 
 HEAD_S = 10.0
 """From a request's first byte to the end of its head and body, and for a handshake (Apache mod_reqtimeout; nginx
@@ -37,11 +38,14 @@ class Connection:
 
     __slots__ = (
         "_address",
+        "_asked_s",
         "_began_s",
         "_fast",
+        "_first_s",
         "_head_bytes",
         "_idle_s",
         "_is_last",
+        "_is_whole",
         "_reader",
         "_sent",
         "_site",
@@ -75,9 +79,11 @@ class Connection:
             if pages.has_fast_path and transport.is_bare
             else None
         )
-        # Of the answer under way, for the access log.
-        self._began_s = transport.clock()
+        # Of the answer under way, to be counted and logged: when the request began to come, and when all of it
+        # was there, which is when the answer's time begins; when its first byte was sent.
+        self._began_s = self._asked_s = self._first_s = transport.clock()
         self._sent = self._head_bytes = 0
+        self._is_whole = False
 
     def serve(self) -> None:
         """Answer requests in order until the connection ends. Never raises; the socket is closed afterwards."""
@@ -89,7 +95,8 @@ class Connection:
             linger = self._refuse(problem)
         except Expired:
             pass
-        except Gone:
+        except Gone as end:
+            self._count_stall(end)
             self._transport.reset()
         except Exception:
             log.exception("a connection failed")
@@ -124,12 +131,17 @@ class Connection:
                 return not self._transport.is_silent()
             if not self._answer(request):
                 return not self._reader.is_empty or not self._transport.is_silent()
-            self._sent = self._head_bytes = 0
-            self._began_s = self._transport.clock()
+            self._begin(self._transport.clock())
             answered += 1
             if answered % BURST == 0:
-                gevent.sleep(0)
+                pause()
         return self._was_slow and not self._transport.is_silent()
+
+    def _begin(self, now_s: float) -> None:
+        """What is sent from here on is another answer, to what came then."""
+        self._began_s = self._asked_s = now_s
+        self._sent = self._head_bytes = 0
+        self._is_whole = False
 
     def _next_request(self) -> wire.Request | wire.OneLine | None:
         """The next request, or None when the client is done. Raises WireError, 408 among them."""
@@ -141,7 +153,8 @@ class Connection:
             if not self._reader.is_empty:
                 if self._reader.expects_continue():
                     self._send_all(heads.CONTINUE)
-                    self._sent, waiting = 0, Waiting.NOTHING
+                    self._begin(self._began_s)
+                    waiting = Waiting.NOTHING
                 if waiting is not Waiting.REST_OF_REQUEST:
                     waiting = Waiting.REST_OF_REQUEST
                     self._transport.deadline_s = self._transport.clock() + HEAD_S
@@ -190,7 +203,8 @@ class Connection:
     def _finish(self, answer: Unfinished) -> None:
         """Send the rest of what the fast path began."""
         head, body, taken, _, request, began_s = answer
-        self._sent = taken
+        self._begin(began_s)
+        self._first_s, self._sent = self._transport.clock(), taken
         is_answered = True
         try:
             self._send_body(head[taken:], body, max(0, taken - len(head)), body.size, is_begun=taken > 0)
@@ -198,13 +212,16 @@ class Connection:
             is_answered = False
             raise
         finally:
-            log, seconds = self._site.access_log, self._transport.clock() - began_s
+            now_s = self._transport.clock()
+            if is_answered:
+                self._count("GET", 200, body.outcome, now_s)
+            log = self._site.access_log
             if log is not None and is_answered:
-                head_bytes, sent = len(head), self._sent
+                head_bytes, sent, seconds = len(head), self._sent, now_s - began_s
                 log_plain(
                     log, self._address, request, body.outcome, head_bytes=head_bytes, sent=sent, seconds=seconds
                 )
-        self._sent = 0
+        self._begin(now_s)
 
     def _receive_rest(self) -> bytes:
         try:
@@ -216,15 +233,22 @@ class Connection:
 
     def _answer(self, request: wire.Request) -> bool:
         """Send one answer. Whether the connection goes on."""
-        reply = self._site.answer(request)
-        keep_alive = request.keep_alive and not self._traffic.draining and not self._is_last
+        self._asked_s = self._transport.clock()
+        reply = self._site.answer(request, self._address)
+        keep_alive = (
+            request.keep_alive and not self._traffic.draining and not self._is_last and reply.stream is None
+        )
+        method = request.method.decode()
         try:
-            self._send_reply(reply, request, keep_alive)
-        except FileError as problem:
-            reply = self._site.explain(problem)
-            self._send_reply(reply, request, keep_alive)
-        finally:
-            self._log(reply, request.fields)
+            try:
+                self._send_reply(reply, request, keep_alive)
+            except FileError as problem:
+                reply = self._site.explain(problem)
+                self._send_reply(reply, request, keep_alive)
+        except Exception as problem:
+            self._note_cut(problem, method, reply, request.fields)
+            raise
+        self._note(method, reply, request.fields)
         return keep_alive
 
     def _send_reply(self, reply: Reply, request: wire.Request, keep_alive: bool) -> None:
@@ -233,42 +257,73 @@ class Connection:
         self._head_bytes = len(head)
         if reply.body is not None:
             self._send_body(head, reply.body, reply.start, reply.end)
+        elif reply.stream is not None:
+            self._send_stream(head, reply.stream)
         elif request.method == b"HEAD":
             self._send_all(head)
         else:
             self._send_all(head + reply.content)
 
     def _answer_line(self, line: wire.OneLine) -> None:
+        self._asked_s = self._transport.clock()
         reply = self._site.answer_line(line)
         try:
-            if reply.body is not None:
-                self._send_body(b"", reply.body, reply.start, reply.end)
-            else:
-                self._send_all(reply.content)
-        except FileError as problem:
-            reply = self._site.explain(problem)
-            self._send_all(one_line(reply).content)
-        finally:
-            self._log(reply)
+            try:
+                if reply.body is not None:
+                    self._send_body(b"", reply.body, reply.start, reply.end)
+                else:
+                    self._send_all(reply.content)
+            except FileError as problem:
+                reply = self._site.explain(problem)
+                self._send_all(one_line(reply).content)
+        except Exception as problem:
+            self._note_cut(problem, "line", reply)
+            raise
+        self._note("line", reply)
 
     def _refuse(self, problem: wire.WireError) -> bool:
         """Say why and close. True when the client may still be sending."""
         reply = self._site.refuse(problem)
-        self._sent = self._head_bytes = 0
+        began_s = self._began_s
+        self._begin(self._transport.clock())
+        self._began_s, method = began_s, "other"
         if isinstance(problem, wire.OneLineError):
-            answer = one_line(reply).content
+            method, answer = "line", one_line(reply).content
         else:
             head = self._statuses[reply.status] + reply.fields + heads.connection_field(keep_alive=False, minor=1)
             answer, self._head_bytes = head + reply.content, len(head)
         try:
             self._send_all(answer)
-        except Gone:
+        except Gone as end:
+            self._count_stall(end)
             return False
         finally:
-            self._log(reply)
+            self._note(method, reply)
         return True
 
-    def _log(self, reply: Reply, fields: dict[bytes, bytes] | None = None) -> None:
+    def _count_stall(self, end: Gone) -> None:
+        if isinstance(end, Stalled):
+            self._traffic.expired[Waiting.WRITABLE] += 1
+
+    def _count(self, method: str, status: int, outcome: Outcome | None, now_s: float) -> None:
+        self._traffic.answered(
+            (method if method in METHODS else "other", status, outcome),
+            (self._first_s if self._sent else now_s) - self._asked_s,
+            now_s - self._asked_s if self._is_whole else None,
+        )
+
+    def _note_cut(
+        self, problem: Exception, method: str, reply: Reply, fields: dict[bytes, bytes] | None = None
+    ) -> None:
+        """The same when it ends with `problem`: unless nobody expected that and nothing was sent, for then it is
+        answered anew."""
+        if self._sent or isinstance(problem, Gone):
+            self._note(method, reply, fields)
+
+    def _note(self, method: str, reply: Reply, fields: dict[bytes, bytes] | None = None) -> None:
+        """Count the answer that has ended, and log it."""
+        now_s = self._transport.clock()
+        self._count(method, reply.status, reply.body.outcome if reply.body is not None else None, now_s)
         if self._site.access_log is not None:
             self._site.access_log.add(
                 Access(
@@ -280,7 +335,7 @@ class Connection:
                     agent=(fields or {}).get(b"user-agent", b""),
                     cache=reply.body.outcome.name.encode() if reply.body is not None else b"",
                     bytes_sent=self._sent,
-                    seconds=self._transport.clock() - self._began_s,
+                    seconds=now_s - self._began_s,
                 )
             )
 
@@ -295,8 +350,21 @@ class Connection:
                 rest = rest[self._offer([rest[: self._transport.send_bytes]]) :]
                 if self._transport.is_full:
                     self._transport.wait_writable()
+            self._is_whole = True
         finally:
             self._traffic.page_bytes -= len(content)
+
+    def _send_stream(self, head: bytes, stream: Stream) -> None:
+        """Send a head, and what comes as it comes. Raises Gone."""
+        self._traffic.streams.add(self._transport)
+        try:
+            self._send_all(head)
+            while (piece := stream.next()) is not None:
+                self._send_all(piece)
+        finally:
+            self._is_whole = False  # how long somebody watched is no measure of us
+            self._traffic.streams.discard(self._transport)
+            stream.close()
 
     def _send_body(self, head: bytes, body: Body, start: int, end: int, *, is_begun: bool = False) -> None:
         """Send a head and the bytes [start, end) of a body, and close the body.
@@ -316,7 +384,8 @@ class Connection:
                         body.hold()
                     self._transport.wait_writable()
                 elif offset < end:
-                    gevent.sleep(0)
+                    pause()
+            self._is_whole = True
         except FileError as problem:
             if not is_begun:
                 raise
@@ -336,6 +405,8 @@ class Connection:
 
     def _offer(self, buffers: list[Buffer]) -> int:
         taken = self._transport.offer(buffers)
+        if not self._sent:
+            self._first_s = self._transport.clock()
         self._sent += taken
         self._traffic.bytes_sent += taken
         return taken

@@ -9,6 +9,7 @@ Pool tasks touch no cache, no lock and no log: plain values in, `(value, error)`
 since an exception that leaves a pool task prints its traceback even when somebody catches it.
 """
 
+import time
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
@@ -16,6 +17,7 @@ import gevent
 from gevent import Greenlet
 from gevent.threadpool import ThreadPool
 
+from fileserver.latency import Histogram
 from fileserver.root import Exhausted, Folder, Identity, Opened, Root, close_descriptor
 from fileserver.threads import started
 from fileserver.turns import Turns
@@ -40,7 +42,15 @@ class Disk:
     ends the threads.
     """
 
-    def __init__(self, root: Root, *, threads: int = 64, inline: bool = True, open_max: int = OPEN_MAX) -> None:
+    def __init__(
+        self,
+        root: Root,
+        *,
+        threads: int = 64,
+        inline: bool = True,
+        open_max: int = OPEN_MAX,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._root = root
         self._inline = inline
         self._opens_inline = inline and root.knows_cached
@@ -48,8 +58,11 @@ class Disk:
         self._lookers = started(LOOK_THREADS)  # before the readers take what there is
         self._readers = started(threads)
         self._releasing: set[Greenlet[..., Any]] = set()
-        self.reads_inline = 0
-        self.reads_pool = 0
+        self._clock = clock
+        self.inline_reads = Histogram()
+        """How long each read took that the kernel had in memory, with its open where that came with it."""
+        self.pool_reads = Histogram()
+        """How long those in threads took, from asking to having; a turn among the open files is not counted."""
 
     def open(self, name: str, first_max: int = 0) -> Opened:
         """Open `name`, with its first chunk if it has at most `first_max` bytes. End it with `release`."""
@@ -59,6 +72,7 @@ class Disk:
         """The same without waiting; None when the open would wait. `first` is None when only the read would."""
         if not self._opens_inline or not self._open_turns.take_now():
             return None
+        began_s = self._clock()
         try:
             opened = self._root.open(name, first_max, cached=True)
         except BlockingIOError:
@@ -68,7 +82,8 @@ class Disk:
             self._open_turns.give()
             raise
         self._count_open(opened)
-        self.reads_inline += opened.first is not None
+        if opened.first is not None:
+            self.inline_reads.note(self._clock() - began_s)
         return opened
 
     def read_settled(self, name: str, before_ns: int) -> Opened | None:
@@ -78,8 +93,10 @@ class Disk:
         """
         if not self._opens_inline or not self._open_turns.free:
             return None
+        began_s = self._clock()
         opened = self._root.read_settled(name, before_ns)
-        self.reads_inline += opened is not None
+        if opened is not None:
+            self.inline_reads.note(self._clock() - began_s)
         return opened
 
     def open_spare(self, name: str) -> Opened | None:
@@ -106,13 +123,15 @@ class Disk:
     def _open_in_pool(self, name: str, first_max: int) -> Opened:
         if not self._open_turns.take(OPEN_WAIT_S):
             raise Exhausted("too many files are open")
+        began_s = self._clock()
         try:
             opened = _in(self._readers, self._root.open, name, first_max)
         except BaseException:
             self._open_turns.give()
             raise
         self._count_open(opened)
-        self.reads_pool += opened.first is not None
+        if opened.first is not None:
+            self.pool_reads.note(self._clock() - began_s)
         return opened
 
     def _count_open(self, opened: Opened) -> None:
@@ -122,15 +141,16 @@ class Disk:
 
     def read(self, descriptor: int, identity: Identity, offset: int, length: int) -> bytes:
         """At most one chunk from `offset` on. The descriptor must stay open until this returns."""
+        began_s = self._clock()
         if self._inline:
             try:
                 content = self._root.read(descriptor, identity, offset, length, cached=True)
-                self.reads_inline += 1
+                self.inline_reads.note(self._clock() - began_s)
                 return content
             except BlockingIOError:
                 pass
         content = _in(self._readers, self._root.read, descriptor, identity, offset, length)
-        self.reads_pool += 1
+        self.pool_reads.note(self._clock() - began_s)
         return content
 
     def was_read(self, descriptor: int) -> None:

@@ -67,6 +67,7 @@ class FastPath:
         "_hub",
         "_idle_s",
         "_is_new",
+        "_latency",
         "_log",
         "_site",
         "_statuses",
@@ -82,6 +83,7 @@ class FastPath:
         self._transport = transport
         self._site = site
         self._traffic = site.traffic
+        self._latency = site.traffic.latency
         self._take = site.take
         self._statuses = statuses
         self._idle_s = idle_s
@@ -179,6 +181,7 @@ class FastPath:
         try:
             taken = transport.offer(buffers)
         except Gone:
+            traffic.answered(("GET", 200, outcome), 0.0, None)
             if self._log is not None:
                 request = bytes(memoryview(_scratch)[:length])
                 log_plain(self._log, self._address, request, outcome, head_bytes=len(head), sent=0, seconds=0.0)
@@ -190,6 +193,10 @@ class FastPath:
         if taken < len(head) + size:
             request = bytes(memoryview(_scratch)[:length])
             return Unfinished(head, self._site.resume(entry, outcome), taken, is_last, request, now_s)
+        latency = self._latency[outcome]
+        latency.at_once += 1
+        if latency.at_once >= latency.due:
+            latency.timed(transport.clock() - now_s)
         if self._log is not None:
             seconds = transport.clock() - now_s
             if outcome is Outcome.HIT and not is_last:

@@ -12,6 +12,8 @@ import gevent
 from gevent.event import Event
 
 from fileserver.disk import Disk
+from fileserver.latency import Slow, Slowest
+from fileserver.pauses import pause
 from fileserver.representation import Representation
 from fileserver.root import FileError, Identity, Opened
 from fileserver.versions import Version, Versions
@@ -49,6 +51,7 @@ class Fill:
     __slots__ = (
         "_askers",
         "_moved",
+        "began_s",
         "ended",
         "entry",
         "error",
@@ -59,7 +62,7 @@ class Fill:
     )
 
     def __init__(self, looked_s: float) -> None:
-        self.looked_s = looked_s
+        self.began_s = self.looked_s = looked_s
         self.representation: Representation | None = None
         self.entry: Entry | None = None
         self.refusal: Refusal | None = None
@@ -120,6 +123,8 @@ class Fills:
         self._clock = clock
         self._clock_ns = clock_ns
         self._in_flight: dict[str, Fill] = {}
+        self.slowest = Slowest()
+        """Of those that took a greenlet; the others wait for nothing."""
 
     def __len__(self) -> int:
         return len(self._in_flight)
@@ -177,6 +182,9 @@ class Fills:
             fill.ended = True
             del self._in_flight[name]
             fill.move()
+        if fill.entry is not None and fill.error is None:
+            now_s = self._clock()
+            self.slowest.note(Slow(now_s - fill.began_s, name, fill.entry.size, now_s))
 
     def _stream(self, fill: Fill, name: str, opened: Opened | None) -> None:
         opened = self._disk.finish_open(name, opened, self._cache.capacity)
@@ -188,7 +196,7 @@ class Fills:
             entry = fill.entry
             while entry is not None and version is not None and entry.held < entry.size:
                 fill.move()
-                gevent.sleep(0)  # a page-cached file of 64 MiB would hold the loop for many milliseconds
+                pause()  # a page-cached file of 64 MiB would hold the loop for many milliseconds
                 self._cache.append(entry, version.read(entry.held, CHUNK_BYTES))
                 if entry.held == entry.size:
                     self._finish(entry)

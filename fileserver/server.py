@@ -60,7 +60,7 @@ class Server:
         self._idle_s = idle_s
         self._statuses = StatusLines()
         self._reaper: gevent.Greenlet[[], None] | None = None
-        self._listener = Listener(address, self._serve, site.traffic.make_room)
+        self._listener = Listener(address, self._serve, self._find_room)
 
     @property
     def port(self) -> int:
@@ -102,12 +102,17 @@ class Server:
         else:
             connection.turn_away(linger=len(traffic.leaving) < TURNED_AWAY_MAX)
 
+    def _find_room(self) -> None:
+        """The system is short of descriptors or memory: an idle connection has some."""
+        self._site.traffic.shortages += 1
+        self._site.traffic.make_room()
+
     def _reap(self) -> None:
         """One greenlet looks at every deadline now and then: cheaper than a timer for each request."""
         while True:
             gevent.sleep(REAP_EVERY_S)
             now_s = time.monotonic()
-            for transport in [one for one in self._site.traffic.connections if one.deadline_s < now_s]:
+            for transport in self._site.traffic.overdue(now_s):
                 try:
                     transport.expire()
                 except Exception:  # deadlines must go on for all the others

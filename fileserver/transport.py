@@ -12,7 +12,7 @@ import struct
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from enum import Enum, auto
+from enum import Enum
 from typing import Any
 
 import gevent
@@ -43,16 +43,23 @@ Buffer = bytes | memoryview
 
 
 class Waiting(Enum):
-    """What a connection waits for; a deadline means something else in each."""
+    """What a connection waits for; a deadline means something else in each. The values are `/-/stats`' words."""
 
-    REQUEST = auto()
-    REST_OF_REQUEST = auto()
-    WRITABLE = auto()
-    NOTHING = auto()
+    __hash__ = object.__hash__  # members are single, and Enum's own is slow for who counts thousands
+
+    REQUEST = "idle"
+    REST_OF_REQUEST = "reading"
+    WRITABLE = "writing"
+    GOODBYE = "closing"
+    NOTHING = "working"
 
 
 class Gone(Exception):
     """The client left, or cannot be told the truth any more. The connection ends in a reset."""
+
+
+class Stalled(Gone):
+    """The client has taken nothing for too long."""
 
 
 class Expired(Exception):
@@ -183,7 +190,7 @@ class Transport:
         return taken
 
     def wait_writable(self) -> None:
-        """Wait until the socket takes more. Raises Gone when the client has taken nothing for PROGRESS_S.
+        """Wait until the socket takes more. Raises Gone; Stalled when the client has taken nothing for PROGRESS_S.
 
         Taking is what its system acknowledges, where ours tells us: a slow client drains its receive buffer in
         strides, and ours becomes writable only when a third of it is free.
@@ -198,8 +205,10 @@ class Transport:
                 before, left = left, self._unacknowledged()
                 has_taken = left is not None and before is not None and left < before
                 looks = 0 if has_taken else looks + 1
-                if self._is_reset or looks == PROGRESS_LOOKS:
+                if self._is_reset:
                     raise Gone from None
+                if looks == PROGRESS_LOOKS:
+                    raise Stalled from None
         self.deadline_s = math.inf
         self.is_full = False
 
@@ -232,7 +241,7 @@ class Transport:
         self.socket.shutdown(socket.SHUT_WR)
         self.deadline_s = self.clock() + LINGER_S
         left = LINGER_BYTES
-        while left > 0 and (received := self._receive_raw(Waiting.REST_OF_REQUEST)):
+        while left > 0 and (received := self._receive_raw(Waiting.GOODBYE)):
             left -= len(received)
 
     def _receive_raw(self, waiting: Waiting) -> bytes:

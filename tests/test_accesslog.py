@@ -599,8 +599,8 @@ def test_the_time_of_a_request_that_never_came_whole_is_its_own(folder: Path, tm
         "import time; shift = [0.0];"
         " transport.Transport.__init__.__kwdefaults__['clock'] = lambda: time.monotonic() + shift[0];"
         " answer = gserver.Site.answer;"
-        " gserver.Site.answer = lambda self, request: (shift.__setitem__(0, shift[0] + 3600),"
-        " answer(self, request))[1]"
+        " gserver.Site.answer = lambda self, *asked: (shift.__setitem__(0, shift[0] + 3600),"
+        " answer(self, *asked))[1]"
     )
     with Program(folder, "--access-log", str(log), changes=changes) as server:
         with server.connect() as client:

@@ -197,7 +197,7 @@ def test_what_needs_no_wait_is_stored_and_then_a_hit(folder: Path) -> None:
         assert now(house, "a") == ("hit", b"content")
         assert house.fetch("a") == ("hit", b"content")
         stats = house.cache.stats()
-        assert (stats.hits, stats.misses, house.disk.reads_inline) == (2, 1, 1)
+        assert (stats.hits, stats.misses, house.disk.inline_reads.count) == (2, 1, 1)
         assert house.root.reads == [("a", 0)]
 
 

@@ -12,7 +12,7 @@ import pytest
 from gevent import socket
 
 from fileserver import connection, root, transport
-from fileserver.admin import PAGE_POLICY
+from fileserver.listing import PAGE_POLICY
 from fileserver.store import Body
 from fileserver.transport import Transport, Waiting
 from fileserver.wire import OneLine, RequestReader
@@ -150,7 +150,7 @@ def test_only_what_answers_with_a_file_is_a_file_answer(folder: Path) -> None:
         assert (house.site.traffic.file_answers, stats.misses, stats.hits) == (2, 1, 1)
 
 
-@pytest.mark.parametrize("name", [b"..", b".hidden", b"sub//b", b"sub/../sub/b", b"-/b", b"-"])
+@pytest.mark.parametrize("name", [b"..", b".hidden", b"sub//b", b"sub/../sub/b", b"-/b", b"-b/.."])
 def test_what_is_no_name_never_reaches_the_disk(folder: Path, name: bytes) -> None:
     with House(folder) as house, house.serving() as port:
         for path in ("sub/b", "-/b", ".hidden"):

@@ -139,16 +139,16 @@ def test_a_read_is_counted_where_it_ran(disk: Disk, root: Root, io: str) -> None
 
     assert disk.open("small", 5) == (-1, root.stat("small"), b"hello")
     counts = [1, 0] if opens_inline else [0, 1]
-    assert [disk.reads_inline, disk.reads_pool] == counts
+    assert [disk.inline_reads.count, disk.pool_reads.count] == counts
 
     descriptor, identity, first = disk.open("large", 5)
     assert first is None
-    assert [disk.reads_inline, disk.reads_pool] == counts, "an open without a read is no read"
+    assert [disk.inline_reads.count, disk.pool_reads.count] == counts, "an open without a read is no read"
 
     assert disk.read(descriptor, identity, 3, CHUNK_BYTES) == LARGE[3 : 3 + CHUNK_BYTES]
     disk.release(descriptor)
     counts[0 if reads_inline else 1] += 1
-    assert [disk.reads_inline, disk.reads_pool] == counts
+    assert [disk.inline_reads.count, disk.pool_reads.count] == counts
 
 
 def test_what_the_kernel_has_not_cached_is_read_in_a_thread(
@@ -170,7 +170,7 @@ def test_what_the_kernel_has_not_cached_is_read_in_a_thread(
     assert first == LARGE[:CHUNK_BYTES]
     assert disk.read(descriptor, identity, CHUNK_BYTES, 7) == LARGE[CHUNK_BYTES : CHUNK_BYTES + 7]
     disk.release(descriptor)
-    assert (disk.reads_inline, disk.reads_pool) == (0, 3)
+    assert (disk.inline_reads.count, disk.pool_reads.count) == (0, 3)
     assert threads
     assert threading.get_native_id() not in threads
 
@@ -216,7 +216,7 @@ def test_an_error_in_a_thread_arrives_as_itself_and_prints_nothing(
         with pytest.raises(FileError) as raised:
             ask()
         assert type(raised.value) is error
-    assert (disk.reads_inline, disk.reads_pool) == (0, 0)
+    assert (disk.inline_reads.count, disk.pool_reads.count) == (0, 0)
     assert capfd.readouterr() == ("", "")
 
 
@@ -228,7 +228,7 @@ def test_a_changed_file_counts_no_read_and_prints_nothing(
     with pytest.raises(Changed):
         disk.read(descriptor, identity, 0, 100)
     disk.release(descriptor)
-    assert (disk.reads_inline, disk.reads_pool) == (0, 0)
+    assert (disk.inline_reads.count, disk.pool_reads.count) == (0, 0)
     assert capfd.readouterr() == ("", "")
 
 
@@ -267,7 +267,7 @@ def test_as_many_reads_wait_at_once_as_there_are_threads_and_the_rest_follow(slo
     assert not gated.begun.acquire(blocking=False)
     gated.gate.set()
     assert [reader.get(timeout=WAIT_S) for reader in reading] == [b"hello"] * 6
-    assert slow.reads_pool == 6
+    assert slow.pool_reads.count == 6
 
 
 def test_a_look_never_queues_behind_slow_reads(slow: Disk, gated: GatedRoot) -> None:

@@ -47,7 +47,7 @@ SIZES = {
     "sub/inner": 10,
     "second": 10,
     "third": 10,
-    "-/metrics": 10,
+    "-/openapi.json": 10,
     "-/small": 10,
     ".git/config": 10,
     "azAZ09-._~!$&'()*+,;=:@": 10,
@@ -117,10 +117,10 @@ class Talk:
         for way in ("answer", "answer_line"):
             monkeypatch.setattr(house.site, way, self._counted(getattr(house.site, way)))
 
-    def _counted(self, answer: Callable[[Any], Any]) -> Callable[[Any], Any]:
-        def counted(request: Any) -> Any:
+    def _counted(self, answer: Callable[..., Any]) -> Callable[..., Any]:
+        def counted(*asked: Any) -> Any:
             self.general += 1
-            return answer(request)
+            return answer(*asked)
 
         return counted
 
@@ -307,10 +307,10 @@ TABLE = {
     "a link to itself": general(asks(name=b"loop"), 404),
     "a pipe": general(asks(name=b"pipe"), 404),
     "a name that is too long": general(asks(name=b"a" * 256), 404),
-    "the reserved folder": general(asks(name=b"-"), 404),
-    "the reserved folder's listing": general(asks(name=b"-/"), 404),
+    "the reserved folder": general(asks(name=b"-"), 301),
+    "the dashboard": general(asks(name=b"-/"), 200),
     "a file of a folder called so": general(asks(name=b"-/small"), 404),
-    "metrics beside a file called so": general(asks(name=b"-/metrics"), 404),
+    "a page beside a file called so": general(asks(name=b"-/openapi.json"), 200),
     "health": general(asks(name=b"-/health"), 200),
     "LIST": general(asks(name=b"-/cache"), 200),
     # What the cache does not take.

@@ -231,7 +231,10 @@ def test_a_stop_without_patience_cuts_answers_and_counts_no_others(folder: Path)
         slow = opened.enter_context(connect(serving.port, LAST % b"a", receive_buffer=4096))
         begun = opened.enter_context(connect(serving.port, UNFINISHED))
         wait_for(
-            lambda: {one.waiting for one in house.site.traffic.connections} == set(Waiting) - {Waiting.NOTHING}
+            lambda: (
+                {one.waiting for one in house.site.traffic.connections}
+                == set(Waiting) - {Waiting.NOTHING, Waiting.GOODBYE}
+            )
         )
         assert serving.drain(0.0, Event()) == 1
         for client in idle:
