@@ -37,11 +37,12 @@ bench: .venv/ready .bench-venv/ready
 	$(BIN)/python -m benchmarks.footprint
 	$(BIN)/python -m benchmarks.samememory $(if $(TRACE),--trace "$(TRACE)")
 	$(BIN)/python -m benchmarks.policies
+	$(BIN)/python -m benchmarks.dashboard
 	$(BIN)/python -m benchmarks.attackers
 	$(BIN)/python -m benchmarks.hotpath
 
 clean:
-	rm -rf .venv .bench-venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
+	rm -rf build .schemathesis .venv .bench-venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
 
 .venv/ready: requirements.txt
 	$(PYTHON) -m venv .venv

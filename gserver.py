@@ -20,7 +20,6 @@ except ImportError as missing:
 
 import argparse
 import gc
-import ipaddress
 import logging
 import os
 import signal
@@ -31,15 +30,16 @@ import gevent
 from gevent.event import Event
 
 from fileserver import options, process
+from fileserver.about.counters import VIEWERS_MAX
 from fileserver.accesslog import AccessLog
-from fileserver.admin import size_text
 from fileserver.disk import Disk
 from fileserver.precompressed import Precompressed
+from fileserver.rendering import size_text
 from fileserver.root import Root
 from fileserver.server import Server
 from fileserver.site import Site
 from fileserver.store import Store
-from fileserver.tokens import Tokens
+from fileserver.tokens import Tokens, is_loopback
 from fileserver.transport import Transport
 from lrucache import CHUNK_BYTES, POLICIES, Cache
 
@@ -126,6 +126,8 @@ def assemble(arguments: argparse.Namespace) -> tuple[Root, Site, Server]:
         cors=arguments.cors,
         precompressed=Precompressed(store, revalidate_s=arguments.revalidate) if arguments.precompressed else None,
         tokens=load_tokens(arguments),
+        admin=arguments.admin,
+        viewers=max(1, min(VIEWERS_MAX, max_connections // 4)),
         access_log=open_access_log(arguments),
         what_if=what_if,
     )
@@ -137,6 +139,7 @@ def assemble(arguments: argparse.Namespace) -> tuple[Root, Site, Server]:
         wrap=load_transport(arguments),
     )
     attempt(f"listen on {arguments.host} port {arguments.port}", server.start)
+    site.about.start()
     return root, site, server
 
 
@@ -223,6 +226,7 @@ def reload(arguments: argparse.Namespace, site: Site, server: Server) -> None:
     tokens, another = in_thread(lambda: load_tokens(arguments))
     if another is None:
         site.tokens = tokens
+        site.about.end_streams()
     refusals = list(filter(None, (problem, another)))
     for refused in refusals:
         log.error("%s; going on with what there was", refused)
@@ -268,14 +272,6 @@ def reach(arguments: argparse.Namespace) -> str:
     if arguments.tls_cert or arguments.token_file:
         return "anyone who can reach it"
     return "anyone who can reach it; WARNING: in clear text (--tls-cert) and without a token (--token-file)"
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can connect to a server bound to `host`."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 if __name__ == "__main__":

@@ -2,10 +2,19 @@
 
 import re
 
+from fileserver.wire import Request
+
 _WEIGHT = re.compile(rb"q=(0(?:\.\d{0,3})?|1(?:\.0{0,3})?)")
+
+BY_ACCEPT = {"Vary": "Accept"}
 
 CODINGS = {"br": ".br", "zstd": ".zst", "gzip": ".gz"}
 """Content codings and the suffixes of files that hold them, the smallest result first."""
+
+
+def wants_json(request: Request, query: bytes) -> bool:
+    """Whether a page that has both forms is wanted in JSON. Say BY_ACCEPT with the answer."""
+    return b"format=json" in query.split(b"&") or prefers_json(request.fields.get(b"accept", b""))
 
 
 def prefers_json(accept: bytes) -> bool:

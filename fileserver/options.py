@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from typing import NoReturn
 
+from fileserver.tokens import is_loopback
 from lrucache import POLICIES
 
 
@@ -91,6 +92,12 @@ def parse() -> argparse.Namespace:
     add("--tls-cert", metavar="PEM", help="serve HTTPS with this certificate chain (reloaded on SIGHUP)")
     add("--tls-key", metavar="PEM", help="its private key (default: in the certificate's file)")
     add("--token-file", metavar="PATH", help="answer only who brings one of these tokens, one a line (SIGHUP)")
+    add(
+        "--admin",
+        choices=["open", "loopback", "token"],
+        help="who may see statistics, metrics and dashboard (default: token with --token-file; open where only"
+        " this machine can ask; else loopback, this machine)",
+    )
     add("--access-log", metavar="PATH", help="Combined Log Format and more; - for stdout (SIGHUP reopens a file)")
     add(
         "--cache-control",
@@ -128,6 +135,12 @@ def parse() -> argparse.Namespace:
     arguments = parser.parse_args()
     if arguments.tls_key and not arguments.tls_cert:
         parser.error("--tls-key needs --tls-cert")
+    if arguments.admin == "token" and not arguments.token_file:
+        parser.error("--admin token needs --token-file")
+    if arguments.admin is None:
+        arguments.admin = (
+            "token" if arguments.token_file else "open" if is_loopback(arguments.host) else "loopback"
+        )
     return arguments
 
 

@@ -3,19 +3,32 @@
 No answer carries an error's own text: that is for the log.
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from fileserver import heads, names, root
 from fileserver.store import Body
 from lrucache import Outcome
 
 TEXT = "text/plain; charset=utf-8"
+HTML = "text/html; charset=utf-8"
+JSON = "application/json"
+
+
+class Stream(Protocol):
+    """Content that is made while it is sent, and has no length: the connection ends with it."""
+
+    def next(self) -> bytes | None:
+        """What comes next, as soon as it is there; None at the end. May switch greenlets."""
+
+    def close(self) -> None:
+        """Nothing more is wanted."""
 
 
 class Reply(NamedTuple):
-    """An answer: rendered header lines, and after the head `content`, or the bytes [start, end) of a `body`.
+    """An answer: rendered header lines, and after the head `content`, the bytes [start, end) of a `body`, or all
+    of a `stream`.
 
-    The body is the receiver's to close.
+    Body and stream are the receiver's to close. What `is_private` is not for web pages of other origins.
     """
 
     status: int
@@ -24,6 +37,8 @@ class Reply(NamedTuple):
     body: Body | None = None
     start: int = 0
     end: int = 0
+    stream: Stream | None = None
+    is_private: bool = False
 
 
 _ERRORS: dict[type[Exception], tuple[int, str]] = {
@@ -66,6 +81,17 @@ def page(content: bytes, content_type: str, status: int = 200, fields: dict[str,
         "X-Content-Type-Options": "nosniff",
     }
     return Reply(status, heads.fields(head | (fields or {})), content)
+
+
+def event_stream(stream: Stream | None) -> Reply:
+    """Server-Sent Events, which a proxy should pass on as they come (nginx: X-Accel-Buffering)."""
+    head = {
+        "Content-Type": "text/event-stream",
+        "Cache-Control": "no-store",
+        "X-Content-Type-Options": "nosniff",
+        "X-Accel-Buffering": "no",
+    }
+    return Reply(200, heads.fields(head), stream=stream)
 
 
 def one_line(reply: Reply) -> Reply:

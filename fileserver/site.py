@@ -6,15 +6,18 @@ Everything between a parsed request and a Reply.
 import time
 from collections.abc import Callable
 
-from fileserver import admin, heads, names, root, wire
-from fileserver.about import BY_ACCEPT, JSON, About, WhatIf, joined, wants_json
+from fileserver import heads, listing, names, root, wire
+from fileserver.about.counters import VIEWERS_MAX, Counters, WhatIf
+from fileserver.about.pages import STATISTICS, About
 from fileserver.accesslog import AccessLog
 from fileserver.bursts import Burst
 from fileserver.files import Files, Whole
+from fileserver.longpages import LongPages, joined
+from fileserver.negotiation import BY_ACCEPT, wants_json
 from fileserver.precompressed import Precompressed
-from fileserver.replies import Reply, error, explain, one_line, page
+from fileserver.replies import HTML, JSON, Reply, error, explain, one_line, page
 from fileserver.store import Store
-from fileserver.tokens import Tokens
+from fileserver.tokens import Admin, Tokens, is_local
 from fileserver.traffic import Traffic
 from fileserver.turns import Turns
 
@@ -22,7 +25,14 @@ METHODS = "GET, HEAD, OPTIONS"
 LISTING_TURNS = 4
 """Folders that are listed and rendered at a time, 1 MB each at the most; the cache's own list has its own turn."""
 
-_HTML = "text/html; charset=utf-8"
+CHALLENGES = (
+    b'WWW-Authenticate: Bearer realm="gserver"\r\n'
+    b'WWW-Authenticate: Basic realm="gserver: the token as password", charset="UTF-8"\r\n'
+)
+"""What a client that brought no token is told it could bring (RFC 6750, RFC 7617). Browsers ask for the second,
+which Chromium only finds in a line of its own."""
+
+_STATISTICS = frozenset(f"/{name}".encode() for name in STATISTICS)
 _ALLOWED = "Authorization, If-Match, If-Modified-Since, If-None-Match, If-Range, If-Unmodified-Since, Range"
 _EXPOSED = "Accept-Ranges, Cache-Status, Content-Encoding, Content-Range, Date, ETag, X-Cache"
 
@@ -31,7 +41,8 @@ class Site:
     """The files of one store and the pages about them. `answer` and `answer_line` may switch greenlets.
 
     `tokens` (None: everybody may ask) can be exchanged while it serves, but not switched on or off. `cors` is an
-    origin or `*`.
+    origin or `*`. `admin` says who may see the statistics (None: who may ask for files), `viewers` how many may
+    watch them live.
     """
 
     def __init__(
@@ -44,6 +55,8 @@ class Site:
         cors: str | None = None,
         precompressed: Precompressed | None = None,
         tokens: Tokens | None = None,
+        admin: Admin | None = None,
+        viewers: int = VIEWERS_MAX,
         access_log: AccessLog | None = None,
         what_if: WhatIf | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -57,9 +70,11 @@ class Site:
         self._cut = Burst("cut a transfer")
         self._failed = Burst("could not read a file")
         self._every_fields, self._options_fields = _cors_fields(cors)
+        self._admin: Admin = admin or ("open" if tokens is None else "token")
         self.tokens = tokens
         self.access_log = access_log
         self.traffic = Traffic()
+        self._long_pages = LongPages(self.traffic)
         self._files = Files(
             store,
             self.traffic,
@@ -72,7 +87,8 @@ class Site:
         self.take = store.cache.take
         self.hit_fields = self._files.hit_fields
         self.resume = store.resume
-        self.about = About(store, self.traffic, access_log, what_if, clock=clock)
+        counters = Counters(store, self.traffic, access_log, what_if, viewers=viewers, clock=clock)
+        self.about = About(counters, self._long_pages)
 
     def whole_now(self, name: str, now_s: float) -> Whole | None:
         """The whole of a file without a wait; None when `answer` has to be asked. Never switches greenlets."""
@@ -80,9 +96,9 @@ class Site:
             return None
         return self._files.whole_now(name, now_s)
 
-    def answer(self, request: wire.Request) -> Reply:
-        """The answer to an HTTP request. Errors are answers too; only what nobody expected is raised."""
-        return self._finished(self._answer(request))
+    def answer(self, request: wire.Request, address: bytes = b"-") -> Reply:
+        """The answer to a request from `address`. Errors are answers; only what nobody expected is raised."""
+        return self._finished(self._answer(request, address))
 
     def answer_line(self, line: wire.OneLine) -> Reply:
         """The payload that answers a request in the one-line protocol; its header lines are of no use."""
@@ -112,21 +128,22 @@ class Site:
         return self._finished(error(problem.status, problem.reason))
 
     def _finished(self, reply: Reply) -> Reply:
-        if self._every_fields:
+        if self._every_fields and not reply.is_private:
             reply = reply._replace(fields=reply.fields + self._every_fields)
         return reply
 
-    def _answer(self, request: wire.Request) -> Reply:
+    def _answer(self, request: wire.Request, address: bytes) -> Reply:
         name: str | None = None
         try:
             if request.method == b"OPTIONS":
                 return self._options(request.target)
             if self.tokens is not None and not self._may_ask(request, self.tokens):
-                return error(401, "a valid token is needed", {"WWW-Authenticate": 'Bearer realm="gserver"'})
+                refusal = error(401, "a valid token is needed")
+                return refusal._replace(fields=refusal.fields + CHALLENGES)
             if request.method not in (b"GET", b"HEAD"):
                 return error(405, f"only {METHODS} are allowed", {"Allow": METHODS})
             name, query = names.decode_target(request.target)
-            return self._resource(request, name, query)
+            return self._resource(request, name, query, address)
         except (root.FileError, names.BadTarget) as problem:
             return self._why_not(problem, name)
 
@@ -136,15 +153,19 @@ class Site:
         return Reply(204, self._options_fields)
 
     def _may_ask(self, request: wire.Request, tokens: Tokens) -> bool:
-        """Health is open to everybody: who asks is a load balancer."""
-        is_health = request.target.partition(b"?")[0] == b"/-/health"
-        return is_health or tokens.permit(request.fields.get(b"authorization"))
+        """Health is open to everybody: who asks is a load balancer. For statistics it is `--admin`'s to say."""
+        path = request.target.partition(b"?")[0]
+        is_open = path == b"/-/health" or (self._admin != "token" and path in _STATISTICS)
+        return is_open or tokens.permit(request.fields.get(b"authorization"))
 
-    def _resource(self, request: wire.Request, name: str | None, query: bytes) -> Reply:
+    def _resource(self, request: wire.Request, name: str | None, query: bytes, address: bytes) -> Reply:
         if name is None:
             raise root.NotFound("not UTF-8")
         if names.is_reserved(name):
-            return self.about.answer(request, name, query)
+            is_local_only = self._admin == "loopback"
+            is_stranger = is_local_only and not is_local(address, request.fields.get(b"host", b""))
+            reply = self.about.answer(request, name, query, is_stranger=is_stranger)
+            return reply._replace(is_private=is_local_only and not is_stranger)
         if name == "" or name.endswith("/"):
             return self._folder(request, name[:-1], query, is_root=name == "")
         if not self._is_valid(name):
@@ -169,15 +190,16 @@ class Site:
                 return self._files.answer(request, f"{folder}/index.html" if folder else "index.html")
             except (root.NotFound, root.IsFolder):
                 pass
-        with self.about.page_turn(self._listing_turns):
-            listing = self._store.list(folder)
+        with self._long_pages.turn(self._listing_turns):
+            found = self._store.list(folder)
             if is_root:
-                shown = [entry for entry in listing.entries if not names.is_reserved(entry.name)]
-                listing = listing._replace(entries=shown)
+                found = found._replace(
+                    entries=[each for each in found.entries if not names.is_reserved(each.name)]
+                )
             if wants_json(request, query):
-                return page(joined(admin.folder_json(folder, listing)), JSON, fields=BY_ACCEPT)
-            html = joined(admin.folder_html(folder, listing))
-        return page(html, _HTML, fields=BY_ACCEPT | {"Content-Security-Policy": admin.PAGE_POLICY})
+                return page(joined(listing.folder_json(folder, found)), JSON, fields=BY_ACCEPT)
+            html = joined(listing.folder_html(folder, found))
+        return page(html, HTML, fields=BY_ACCEPT | {"Content-Security-Policy": listing.PAGE_POLICY})
 
     def _is_valid(self, name: str) -> bool:
         return names.is_valid(name, hidden=self._hidden)

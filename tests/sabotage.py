@@ -10,8 +10,10 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
-from fileserver import admin, conditional, files, replies, wire
-from fileserver.about import About
+from fileserver import conditional, files, replies, wire
+from fileserver.about import documents
+from fileserver.about.counters import Counters
+from fileserver.about.pages import About
 from fileserver.connection import Connection
 from fileserver.disk import Disk
 from fileserver.files import Files
@@ -105,7 +107,7 @@ def tells_half_of_every_size() -> None:
             capacity=said.capacity // 2, cached=halves, filling=said.filling // 2, peak=said.peak // 2
         )
 
-    @instead_of(admin, "_entry_json")
+    @instead_of(documents, "entry_json")
     def entry_json(right: Wrong, entry: Entry, now_s: float) -> Any:
         told = Entry(entry.name, entry.size // 2, None, entry.created_s)
         return right(told, now_s)
@@ -190,7 +192,7 @@ def has_no_list() -> None:
 def lists_no_names_in_json() -> None:
     """Sizes and counters are there."""
 
-    @instead_of(admin, "_entry_json")
+    @instead_of(documents, "entry_json")
     def entry_json(right: Wrong, entry: Entry, now_s: float) -> Any:
         return right(entry, now_s).replace('"name"', '"file"')
 
@@ -198,7 +200,7 @@ def lists_no_names_in_json() -> None:
 def has_no_json_list() -> None:
     """The form with the counters is none."""
 
-    @instead_of(admin, "cache_json")
+    @instead_of(documents, "cache_json")
     def cache_json(right: Wrong, *arguments: Any) -> Any:
         yield b'{"stats": '
 
@@ -442,8 +444,8 @@ def knows_no_names_on_one_line() -> None:
 def counts(change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
     """All statistics say something else."""
 
-    @instead_of(About, "_stats")
-    def stats(right: Wrong, pages: About, cache: CacheStats) -> dict[str, Any]:
+    @instead_of(Counters, "stats")
+    def stats(right: Wrong, pages: Counters, cache: CacheStats) -> dict[str, Any]:
         said = right(pages, cache)
         return {**said, **change(said)}
 

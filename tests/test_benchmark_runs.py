@@ -83,13 +83,19 @@ def test_slowdisk_measures_beside_slow_readers(tmp_path: Path) -> None:
 
 
 @needs_wrk
-def test_policies_compares_gserver_with_itself(tmp_path: Path) -> None:
-    said = run(tmp_path, "policies", "--rounds", "1", "--seconds", "1", "--columns", "1k", "--only", "what-if")
-    rows = {
-        line.split()[0]: line.split() for line in said.splitlines() if line.startswith(("relocate", "what-if"))
-    }
-    assert rows["relocate"][2] == "1.00"
-    assert float(rows["what-if"][2]) > 0
+@pytest.mark.parametrize(
+    ("name", "first", "other"),
+    [
+        ("policies", "relocate", "what-if"),
+        ("dashboard", "nobody", "dashboard"),
+        ("dashboard", "nobody", "prometheus"),
+    ],
+)
+def test_gserver_is_compared_with_itself(tmp_path: Path, name: str, first: str, other: str) -> None:
+    said = run(tmp_path, name, "--rounds", "1", "--seconds", "1", "--columns", "1k", "--only", other)
+    rows = {line.split()[0]: line.split() for line in said.splitlines() if line.startswith((first, other))}
+    assert rows[first][2] == "1.00"
+    assert float(rows[other][2]) > 0
     assert "failed" not in said
 
 

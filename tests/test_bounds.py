@@ -8,7 +8,7 @@ import gevent
 import pytest
 from gevent import socket
 
-from fileserver import about, site
+from fileserver import longpages, site
 from tests.house import House, connect, receive_all, wait_for
 from tests.program import Program, read_all
 
@@ -30,7 +30,7 @@ def test_pages_that_nobody_reads_stay_within_their_bound_and_files_are_served(
             house.fetch(f"{LONG}{number}")
         with ask(port, request_line) as reader:
             page_bytes = len(receive_all(reader))
-        monkeypatch.setattr(about, "PAGES_MAX_BYTES", 5 * page_bytes)
+        monkeypatch.setattr(longpages, "PAGES_MAX_BYTES", 5 * page_bytes)
         blocked = [clients.enter_context(ask(port, request_line)) for _ in range(30)]
         wait_for(lambda: house.site.traffic.page_bytes > 5 * page_bytes)
         assert house.site.traffic.page_bytes <= 7 * page_bytes
@@ -45,6 +45,46 @@ def test_pages_that_nobody_reads_stay_within_their_bound_and_files_are_served(
         assert house.site.traffic.page_bytes == 0
         with ask(port, request_line) as reader:
             assert len(receive_all(reader)) == page_bytes
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        b"",
+        b"-/",
+        b"-/cache",
+        b"-/snapshot",
+        b"-/events",
+        b"-/stats",
+        b"-/evictions",
+        b"-/metrics",
+        b"-/openapi.json",
+    ],
+)
+def test_while_too_many_pages_wait_there_is_no_other_but_health(folder: Path, path: bytes) -> None:
+    with House(folder) as house, house.serving() as port:
+        house.site.traffic.page_bytes = longpages.PAGES_MAX_BYTES + 1
+        with ask(port, b"GET /%s HTTP/1.0\r\n\r\n" % path) as client:
+            assert receive_all(client).startswith(b"HTTP/1.1 503")
+        with ask(port, b"GET /-/health HTTP/1.0\r\n\r\n") as client:
+            assert receive_all(client).endswith(b"ok\n")
+
+
+def test_who_has_waited_for_the_same_snapshot_does_not_get_it_all_at_once(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with House(folder) as house, house.serving(send_buffer=4096) as port, ExitStack() as clients:
+        for number in range(NAMES):
+            house.write(f"{LONG}{number}", b"")
+            house.fetch(f"{LONG}{number}")
+        with ask(port, b"GET /-/snapshot HTTP/1.0\r\n\r\n") as reader:
+            page_bytes = len(receive_all(reader))
+        monkeypatch.setattr(longpages, "PAGES_MAX_BYTES", 5 * page_bytes)
+        house.clock.now_s += 10
+        for _ in range(40):
+            clients.enter_context(ask(port, b"GET /-/snapshot HTTP/1.0\r\n\r\n"))
+        wait_for(lambda: house.site.traffic.answers().get(("GET", 503, None), 0) >= 33)
+        assert 5 * page_bytes < house.site.traffic.page_bytes <= 7 * page_bytes
 
 
 def test_only_so_many_folders_are_listed_at_a_time(folder: Path) -> None:

@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 import pytest
 
-from fileserver import admin
+from fileserver.about import documents
 from fileserver.replies import Reply
 from fileserver.tokens import Tokens
 from fileserver.wire import Request, RequestReader
@@ -32,14 +32,14 @@ def eviction(
 
 
 def in_json(evictions: list[Eviction], now_s: float) -> list[dict[str, Any]]:
-    document = json.loads(b"".join(admin.evictions_json(evictions, now_s)))
+    document = json.loads(b"".join(documents.evictions_json(evictions, now_s)))
     assert list(document) == ["evictions"]
     listed: list[dict[str, Any]] = document["evictions"]
     return listed
 
 
 def in_text(evictions: list[Eviction], now_s: float) -> list[str]:
-    text = b"".join(admin.evictions_text(evictions, now_s)).decode()
+    text = b"".join(documents.evictions_text(evictions, now_s)).decode()
     assert text.endswith("\n") or not text
     return text.split("\n")[:-1]
 

@@ -317,7 +317,7 @@ def test_list_prints_the_cached_names_one_a_line(folder: Path, directory: Path) 
 
 
 def test_stats_prints_the_counters(server: Program) -> None:
-    result = gclient(*address(server), "stats")
+    result = gclient(*address(server), "stats", "--json")
     assert result.returncode == 0
     assert json.loads(result.stdout)["capacity"] == 64 << 20
 

@@ -603,11 +603,11 @@ def test_without_statistics_eviction_is_unproved_which_is_1_and_says_why() -> No
     needing = [check.name for check in CHECKS if check.needs == "stats"] + [checks.ONE_INSTANT]
     for name in needing:
         del seen.held[name]
-    seen.unable["gserver"] = "http://nginx has no /-/stats"
+    seen.unable["gserver"] = "http://nginx has no LIST"
     verdict = judge(seen, EVERYBODY, 0, 0)
     assert verdict.exit_code == 1
     for name in needing:
-        assert Line(name, State.NOT_SEEN, "http://nginx has no /-/stats") in verdict.lines
+        assert Line(name, State.NOT_SEEN, "http://nginx has no LIST") in verdict.lines
 
 
 @pytest.mark.parametrize(

@@ -489,7 +489,7 @@ def test_of_another_server_the_black_box_part_is_checked(corpus: Path, tmp_path:
     for name in (checks.ANSWER, checks.LENGTH, checks.CONTENT, checks.VERSION, checks.PARTS, checks.CONDITION):
         assert result.state(name) == "held", name
     for name in (checks.BUDGET, checks.EVICTS, checks.AGREES, checks.ORIGIN):
-        assert result.line(name) == ("NOT SEEN", f"{host} has no /-/stats"), name
+        assert result.line(name) == ("NOT SEEN", f"{host} has no LIST"), name
     for name in ("Lister", "Stranger", "OneLiner"):
         assert result.state(name) == "not checked", name
     assert "BROKEN" not in result.summary

@@ -7,9 +7,10 @@ from html.parser import HTMLParser
 
 import pytest
 
-from fileserver import admin
-from fileserver.admin import SLICE
+from fileserver import listing, rendering
+from fileserver.about import documents
 from fileserver.names import decode_target
+from fileserver.rendering import SLICE
 from fileserver.representation import Representation, content_type
 from fileserver.root import Folder, FolderEntry, Identity
 from lrucache import Entry
@@ -95,7 +96,7 @@ class Page(HTMLParser):
 
 
 def page(name: str, *entries: FolderEntry, truncated: bool = False) -> Page:
-    return Page(joined(admin.folder_html(name, Folder(list(entries), truncated)), b"<tr>"))
+    return Page(joined(listing.folder_html(name, Folder(list(entries), truncated)), b"<tr>"))
 
 
 # Listings for people.
@@ -104,7 +105,7 @@ def page(name: str, *entries: FolderEntry, truncated: bool = False) -> Page:
 @pytest.mark.parametrize("folder", ["", "sub", *NASTY])
 def test_nasty_names_are_shown_as_they_are_and_their_links_ask_for_them(folder: str) -> None:
     shown = page(folder, *(FolderEntry(name, True, 0, 0.0) for name in NASTY), *map(file, NASTY))
-    links = [link for link in shown.links if link[1] != "../"][:-1]
+    links = [link for link in shown.links if link[1] != "../"][:-2]
     assert [text for _, text in links] == [f"{name}/" for name in NASTY] + NASTY
     prefix = f"{folder}/" if folder else ""
     targets = [decode_target(target.encode("ascii")) for target, _ in links]
@@ -126,7 +127,7 @@ def test_a_folder_links_to_its_parent(folder: str, parent: str) -> None:
 
 
 def test_the_root_has_no_parent() -> None:
-    assert [target for target, _ in page("").links] == ["/-/cache"]
+    assert [target for target, _ in page("").links] == ["/-/", "/-/cache"]
 
 
 def test_a_row_has_name_size_and_date_and_a_folder_no_size() -> None:
@@ -138,7 +139,7 @@ def test_a_row_has_name_size_and_date_and_a_folder_no_size() -> None:
 def test_a_date_out_of_range_does_not_take_the_listing_down(mtime_s: float) -> None:
     shown = page("", file("a", 1, mtime_s), file("b", 2))
     assert [row[:2] for row in shown.entries] == [["a", "1 B"], ["b", "2 B"]]
-    entries = json.loads(joined(admin.folder_json("", Folder([file("a", 1, mtime_s)], False))))["entries"]
+    entries = json.loads(joined(listing.folder_json("", Folder([file("a", 1, mtime_s)], False))))["entries"]
     assert entries[0]["mtime"] == mtime_s
 
 
@@ -146,10 +147,10 @@ def test_a_date_out_of_range_does_not_take_the_listing_down(mtime_s: float) -> N
 def test_every_entry_of_a_long_folder_is_listed_once(number: int) -> None:
     folder = files(number)
     names = [entry.name for entry in folder.entries]
-    html = joined(admin.folder_html("x", folder), b"<tr><td>")
+    html = joined(listing.folder_html("x", folder), b"<tr><td>")
     assert [row[0] for row in Page(html).entries] == names
     assert (f"{number} entry." if number == 1 else f"{number} entries.") in Page(html).text
-    document = json.loads(joined(admin.folder_json("x", folder), b'"name"'))
+    document = json.loads(joined(listing.folder_json("x", folder), b'"name"'))
     assert [entry["name"] for entry in document["entries"]] == names
 
 
@@ -165,7 +166,7 @@ def test_a_folder_that_was_cut_says_so() -> None:
 @pytest.mark.parametrize("truncated", [False, True])
 def test_a_folder_in_json_has_the_documented_keys(truncated: bool) -> None:
     folder = Folder([FolderEntry("sub", True, 0, 1.5), file(NASTY[2], 7, 784111777.12345)], truncated)
-    assert json.loads(joined(admin.folder_json("a/ä", folder))) == {
+    assert json.loads(joined(listing.folder_json("a/ä", folder))) == {
         "folder": "a/ä",
         "truncated": truncated,
         "entries": [
@@ -179,7 +180,7 @@ def test_the_cache_in_json_has_the_stats_and_the_documented_keys() -> None:
     entry = Entry(NASTY[0], 7, None, 100.0)
     entry.hits, entry.readers, entry.used_s = 3, 2, 109.0
     stats: dict[str, object] = {"hits": 3, "policy": "relocate"}
-    assert json.loads(joined(admin.cache_json(stats, [entry], 110.12345))) == {
+    assert json.loads(joined(documents.cache_json(stats, [entry], 110.12345))) == {
         "stats": stats,
         "entries": [
             {"name": NASTY[0], "size": 7, "hits": 3, "age_s": 10.123, "idle_s": 1.123, "readers": 2},
@@ -188,7 +189,7 @@ def test_the_cache_in_json_has_the_stats_and_the_documented_keys() -> None:
 
 
 def test_no_age_is_negative() -> None:
-    document = json.loads(joined(admin.cache_json({}, [Entry("a", 1, None, 100.0)], 99.0)))
+    document = json.loads(joined(documents.cache_json({}, [Entry("a", 1, None, 100.0)], 99.0)))
     assert (document["entries"][0]["age_s"], document["entries"][0]["idle_s"]) == (0, 0)
 
 
@@ -196,15 +197,15 @@ def test_no_age_is_negative() -> None:
 def test_every_entry_of_a_long_cache_is_listed_once_and_in_order(number: int) -> None:
     entries = [Entry(f"{NASTY[index % len(NASTY)]}{index}", 1, None, 0.0) for index in range(number)]
     names = [entry.name for entry in entries]
-    document = json.loads(joined(admin.cache_json({}, entries, 0.0), b'"name"'))
+    document = json.loads(joined(documents.cache_json({}, entries, 0.0), b'"name"'))
     assert [entry["name"] for entry in document["entries"]] == names
-    assert joined(admin.cache_text(entries)).decode() == "".join(f"{name}\n" for name in names)
+    assert joined(documents.cache_text(entries)).decode() == "".join(f"{name}\n" for name in names)
 
 
 def test_the_stats_alone_are_the_same_object() -> None:
     stats: dict[str, object] = {"hits": 3, "policy": "relocate", "peak": 1.5}
-    assert json.loads(admin.stats_json(stats)) == stats
-    assert admin.stats_json(stats).endswith(b"}\n")
+    assert json.loads(documents.stats_json(stats)) == stats
+    assert documents.stats_json(stats).endswith(b"}\n")
 
 
 @pytest.mark.parametrize(
@@ -228,7 +229,7 @@ def test_the_stats_alone_are_the_same_object() -> None:
     ],
 )
 def test_sizes_are_in_powers_of_1024_with_three_digits(size: int, expected: str) -> None:
-    assert admin.size_text(size) == expected
+    assert rendering.size_text(size) == expected
 
 
 # What the head of an answer says.

@@ -24,6 +24,8 @@ STATS = {
     "schema", "capacity", "cached", "filling", "peak", "violations", "entries", "hits", "misses", "coalesced",
     "bypasses", "file_answers", "evictions", "connections", "open_fds", "rss_bytes", "bytes_sent",
     "disk_reads_inline", "disk_reads_pool", "fills_in_flight", "connections_idle", "access_log_dropped",
+    "uptime_s", "connections_by_state", "connections_expired", "connections_gave_way", "connections_turned_away",
+    "accept_shortages", "requests", "latency", "disk_read_s", "slowest_fills", "loop_lag", "viewers",
 }  # fmt: skip
 
 

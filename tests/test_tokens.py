@@ -1,6 +1,7 @@
 """Who may ask: what a token is, which Authorization carries one, what stays open, new tokens on SIGHUP, and
 gclient.py with --tls, --ca and --token-file."""
 
+import base64
 import http.client
 import json
 import signal
@@ -63,6 +64,68 @@ def test_only_a_bearer_token_that_is_on_the_list_opens(authorization: bytes | No
     assert Tokens([TOKEN, b"second+/~token=="]).permit(authorization) is permitted
 
 
+def basic(credentials: bytes) -> bytes:
+    """As RFC 7617 section 2 has it."""
+    return b"Basic " + base64.b64encode(credentials)
+
+
+@pytest.mark.parametrize(
+    ("authorization", "permitted"),
+    [
+        (basic(b"me:" + TOKEN), True),
+        (basic(b"me:second+/~token=="), True),
+        # The user does not matter, and may be in any charset.
+        (basic(b":" + TOKEN), True),
+        (basic("j\N{LATIN SMALL LETTER O WITH DIAERESIS}rg:".encode() + TOKEN), True),
+        (basic(b"j\xf6rg:" + TOKEN), True),
+        (basic(b"\x00 \n:" + TOKEN), True),
+        (basic(b"x" * 4000 + b":" + TOKEN), True),
+        (basic(b"me:" + TOKEN).replace(b"Basic", b"basic"), True),
+        (basic(b"me:" + TOKEN).replace(b"Basic ", b"BASIC   "), True),
+        # A user has no colon, so all that follows the first is the password.
+        (basic(b"me:x:" + TOKEN), False),
+        (basic(b"me::" + TOKEN), False),
+        (basic(b"me:" + TOKEN + b":"), False),
+        (basic(b"me:" + TOKEN + b":x"), False),
+        (basic(b"me: " + TOKEN), False),
+        (basic(b"me:" + TOKEN + b"\n"), False),
+        (basic(b"me:" + TOKEN + b"\x00"), False),
+        (basic(b"me:" + TOKEN.lower()), False),
+        (basic(b"me:" + TOKEN[:-1]), False),
+        (basic(b"me:j\xf6rg"), False),
+        (basic(b"me:"), False),
+        (basic(b":"), False),
+        (basic(b""), False),
+        # No colon, or the token as the user.
+        (basic(TOKEN), False),
+        (basic(TOKEN + b":"), False),
+        (basic(TOKEN + b":me"), False),
+        # What is not base64.
+        (b"Basic", False),
+        (b"Basic ", False),
+        (b"Basic =", False),
+        (b"Basic ====", False),
+        (b"Basic A", False),
+        (b"Basic me:" + TOKEN, False),
+        (basic(b"me:" + TOKEN)[:-1], False),
+        (basic(b"me:" + TOKEN) + b"A", False),
+        (basic(b"me:" + TOKEN) + b"!", False),
+        (basic(b"me:" + TOKEN) + b" ", False),
+        (basic(b"me:" + TOKEN) + b"\n", False),
+        (basic(b"me:" + TOKEN).replace(b"Basic ", b"Basic"), False),
+        (basic(b"me:" + TOKEN).replace(b"Basic ", b"Basic\t"), False),
+        (basic(b"me:" + TOKEN).replace(b"Basic", b"XBasic"), False),
+        (basic(b"me:" + TOKEN).replace(b"Basic", b"Bearer"), False),
+        (b" " + basic(b"me:" + TOKEN), False),
+        (basic(b"me:wrong") + b", " + basic(b"me:" + TOKEN), False),
+        (basic(b"me:" + TOKEN) + b", Bearer " + TOKEN, False),
+        (b"Basic \xff\xfe", False),
+    ],
+)
+def test_a_token_also_opens_as_the_password_of_any_user(authorization: bytes, permitted: bool) -> None:
+    assert Tokens([TOKEN, b"second+/~token=="]).permit(authorization) is permitted
+
+
 @pytest.mark.parametrize(
     "tokens", [[], [b""], [TOKEN, b""], [b"with space"], [TOKEN, b"ne\xc3\xa9"], [b"a\n"], [b"=a"]]
 )
@@ -120,17 +183,26 @@ def test_a_token_file_that_is_not_there_is_an_os_error(tmp_path: Path) -> None:
 
 
 def answer(house: House, first_line: bytes, *lines: bytes) -> tuple[Reply, dict[bytes, bytes]]:
-    """The site's answer to a request as it comes off the wire, and its fields (lower-case names)."""
+    """The site's answer to a request as it comes off the wire, and its fields: lower-case names, values a line."""
     reader = RequestReader()
     reader.feed(b"\r\n".join((first_line + b" HTTP/1.1", b"Host: x", *lines, b"", b"")))
     request = reader.next()
     assert isinstance(request, Request)
     reply = house.site.answer(request)
-    lines_of_reply = (line.partition(b": ") for line in reply.fields.split(b"\r\n"))
     reader.close()
     if reply.body is not None:
         reply.body.close()
-    return reply, {name.lower(): value for name, _, value in lines_of_reply}
+    fields: dict[bytes, bytes] = {}
+    for line in reply.fields.split(b"\r\n")[:-1]:
+        name, _, value = line.partition(b": ")
+        before = fields.get(name.lower())
+        fields[name.lower()] = value if before is None else before + b"\n" + value
+    return reply, fields
+
+
+def makes_browsers_ask(challenges: bytes) -> bool:
+    """Whether somewhere a line begins with Basic: Chromium reads one challenge in a line and skips the others."""
+    return challenges.startswith(b"Basic ") or b"\nBasic " in challenges
 
 
 def closed_house(folder: Path) -> House:
@@ -177,12 +249,18 @@ def test_who_has_no_token_is_answered_401_before_anything_is_looked_at(
         reply, fields = answer(house, first_line, *([authorization] if authorization else []))
         assert reply.status == 401
         # RFC 9110 section 11.6.1, RFC 6750 section 3.
-        assert fields[b"www-authenticate"] == b'Bearer realm="gserver"'
+        assert b'Bearer realm="gserver"' in fields[b"www-authenticate"]
+        assert b'Basic realm="gserver: the token as password", charset="UTF-8"' in fields[b"www-authenticate"]
         assert fields[b"cache-control"] == b"no-store"
         assert reply.content == b"a valid token is needed\n"
         assert house.root.opens == house.root.looks == listed == []
         stats = house.cache.stats()
         assert (stats.hits, stats.misses, house.site.traffic.file_answers) == (0, 0, 0)
+
+
+def test_a_browser_understands_that_it_should_ask_for_a_password(folder: Path) -> None:
+    with closed_house(folder) as house:
+        assert makes_browsers_ask(answer(house, b"GET /-/")[1][b"www-authenticate"])
 
 
 @pytest.mark.parametrize(
@@ -201,8 +279,15 @@ def test_who_has_no_token_is_answered_401_before_anything_is_looked_at(
 )
 def test_who_has_a_token_is_answered(folder: Path, first_line: bytes, status: int) -> None:
     with closed_house(folder) as house:
-        for field in (b"Authorization: Bearer ", b"authorization:bearer  ", b"AUTHORIZATION:\tBEARER "):
-            reply, fields = answer(house, first_line, field + TOKEN)
+        password = base64.b64encode(b"me:" + TOKEN)
+        for field in (
+            b"Authorization: Bearer " + TOKEN,
+            b"authorization:bearer  " + TOKEN,
+            b"AUTHORIZATION:\tBEARER " + TOKEN,
+            b"authorization:basic  " + password,
+            b"AUTHORIZATION:\tBASIC " + password,
+        ):
+            reply, fields = answer(house, first_line, field)
             assert reply.status == status
             assert b"www-authenticate" not in fields
 
@@ -273,10 +358,13 @@ def test_a_server_with_tokens_answers_who_has_one(folder: Path, token_file: Path
     (folder / "a").write_bytes(b"content")
     with Program(folder, "--token-file", str(token_file)) as server:
         status, fields, content = server.get("/a")
-        assert (status, fields["www-authenticate"]) == (401, 'Bearer realm="gserver"')
+        assert status == 401
+        assert ' realm="gserver' in fields["www-authenticate"]
         assert content == b"a valid token is needed\n"
         assert server.get("/a", "HEAD")[::2] == (401, b"")
         assert server.get("/a", **bearer(TOKEN))[::2] == (200, b"content")
+        password = {"Authorization": basic(b"me:" + TOKEN).decode()}
+        assert server.get("/a", **password)[::2] == (200, b"content")
         assert server.get("/-/health")[::2] == (200, b"ok\n")
         for line in (b"GET a\n", b"LIST\n"):
             assert server.raw(line) == b"ERROR a token is needed, and this protocol has no place for one\n"
