@@ -2,7 +2,8 @@
 """gclient: see what a gserver holds in its cache, and fetch files from it.
 
     gclient.py HOST PORT list               the names in the server's cache, one a line
-    gclient.py HOST PORT stats | health     its counters; whether it is up
+    gclient.py HOST PORT stats [--json]     its counters, in words or as it says them
+    gclient.py HOST PORT health             whether it is up
     gclient.py HOST PORT FILE DIR           fetch FILE into DIR (`-`: to standard output)
     gclient.py HOST PORT get FILE... [-d DIR]
 
@@ -10,24 +11,26 @@ With --tls (and --ca, --token-file) where the server asks for it.
 
 Standard library only, and none of the server's code: a second, independent reading of the wire.
 
-Exit codes, curl's where curl has one: 0; 2 usage; 6 cannot resolve the host; 7 cannot connect; 18 the transfer was
-cut; 22 the server said no; 23 cannot write; 28 timeout; 35 no TLS; 60 its certificate is not to be trusted; 130
-interrupted.
+Exit codes, curl's where curl has one: 0; 2 usage; 6 cannot resolve the host; 7 cannot connect; 8 strange answer;
+18 the transfer was cut; 22 the server said no; 23 cannot write; 28 timeout; 35 no TLS; 60 its certificate is not
+to be trusted; 130 interrupted.
 """
 
 import argparse
 import contextlib
 import http.client
+import io
+import json
 import os
 import socket
 import ssl
 import sys
 import time
 from collections.abc import Iterator
-from typing import BinaryIO, NoReturn
+from typing import Any, BinaryIO, NoReturn
 from urllib.parse import quote
 
-USAGE, RESOLVE, CONNECT, PARTIAL, REFUSED, WRITE, TIMEOUT = 2, 6, 7, 18, 22, 23, 28
+USAGE, RESOLVE, CONNECT, STRANGE, PARTIAL, REFUSED, WRITE, TIMEOUT = 2, 6, 7, 8, 18, 22, 23, 28
 HANDSHAKE, CERTIFICATE, INTERRUPTED = 35, 60, 130
 
 COMMANDS = {"list": "/-/cache", "stats": "/-/stats", "health": "/-/health"}
@@ -35,6 +38,8 @@ COMMANDS = {"list": "/-/cache", "stats": "/-/stats", "health": "/-/health"}
 PIECE_BYTES = 256 * 1024
 MESSAGE_BYTES = 4096
 """As much of a refusal as anyone wants to read."""
+STATS_BYTES = 1 << 20
+"""More than the counters of a gserver ever take."""
 NAME_BYTES = 255
 """NAME_MAX: the longest a file name may be where we write."""
 
@@ -55,7 +60,10 @@ def main(arguments: list[str] | None = None) -> int:
     options = parse_arguments(arguments)
     try:
         if options.command is not None:
-            show(options, COMMANDS[options.command])
+            if options.command == "stats" and not options.json:
+                show_stats(options)
+            else:
+                show(options, COMMANDS[options.command])
         for name in options.files:
             fetch(options, name, options.directory)
     except Failure as failure:
@@ -70,6 +78,88 @@ def show(options: argparse.Namespace, path: str) -> None:
     """Print what the server says at `path`."""
     with answer(options, path) as response, standard_output() as output:
         copy(response, output, Progress(None, 0))
+
+
+def show_stats(options: argparse.Namespace) -> None:
+    """Print the server's counters for people. Raises Failure, also when they are no counters."""
+    content = io.BytesIO()
+    with answer(options, COMMANDS["stats"]) as response:
+        if (response.length or 0) > STATS_BYTES:
+            raise Failure(STRANGE, "the answer is too long for counters")
+        copy(response, content, Progress(None, 0))
+    try:
+        text = stats_text(json.loads(content.getvalue()))
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+        raise Failure(STRANGE, "the answer is not the counters of a gserver") from error
+    with standard_output() as output:
+        try:
+            output.write(text.encode())
+            output.flush()
+        except OSError as error:
+            raise Failure(WRITE, f"cannot write: {reason(error)}") from error
+
+
+def stats_text(stats: dict[str, Any]) -> str:
+    """The counters as a table. What this server does not count is left out."""
+    answers = {key: int(stats[key]) for key in ("hits", "misses", "coalesced", "bypasses")}
+    total = sum(answers.values())
+    rows = {
+        "up for": duration(stats.get("uptime_s")),
+        "cached": f"{size(stats['cached'])} of {size(stats['capacity'])} in {files(stats['entries'])}",
+        "filling": f"{size(stats['filling'])}, peak of both {size(stats['peak'])}",
+        "answers": f"{total:,} with a file, {size(stats['bytes_sent'])} sent",
+        **{
+            f"  {key}": f"{count:,} ({count / total:.1%})" if total else f"{count:,}"
+            for key, count in answers.items()
+        },
+        "evictions": f"{stats['evictions']:,}",
+        "disk reads": f"{stats['disk_reads_inline']:,} inline, {stats['disk_reads_pool']:,} in threads",
+        "connections": f"{stats['connections']:,}, {stats['connections_idle']:,} of them idle",
+        "memory": size(stats["rss_bytes"]) if stats["rss_bytes"] is not None else "unknown",
+    }
+    if "loop_lag" in stats:
+        lag = stats["loop_lag"]
+        rows["loop"] = f"{duration(lag['worst_s'])} late at worst lately, {lag['stalls']:,} stalls"
+    lines = [f"{name:<12} {text}" for name, text in rows.items()]
+    timed = {name: times for name, times in stats.get("latency", {}).items() if times["total_s"]["count"]}
+    if timed:
+        names = ("p50", "p90", "p99", "p99.9")
+        lines += ["", f"{'latency':<12} {'answers':>17}" + "".join(f" {name:>9}" for name in names)]
+        for name, times in timed.items():
+            for part, each in (("", times["total_s"]), (" 1st byte", times["first_byte_s"])):
+                values = "".join(f" {duration(each[percentile]):>9}" for percentile in names)
+                lines.append(f"{name + part:<18} {each['count']:>11,}{values}")
+    return "".join(f"{printable(line)}\n" for line in lines)
+
+
+def printable(words: str) -> str:
+    """Nothing that a terminal would obey."""
+    return "".join(letter if letter.isprintable() else "?" for letter in words)
+
+
+def files(count: int) -> str:
+    """So many files, for people."""
+    return f"{count:,} {'file' if count == 1 else 'files'}"
+
+
+def size(count: float) -> str:
+    """Bytes for people, in powers of 1024."""
+    units = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"]
+    unit = units.pop(0)
+    while units and count >= (1024 if unit == "B" else 999.5):
+        count, unit = count / 1024, units.pop(0)
+    return f"{count:.3g} {unit}" if unit != "B" else f"{count:.0f} B"
+
+
+def duration(seconds: float | None) -> str:
+    """A time for people."""
+    if seconds is None:
+        return "-"
+    if seconds < 1:
+        return f"{seconds * 1e3:.3g} ms"
+    if seconds < 120:
+        return f"{seconds:.3g} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.0f} h"
 
 
 def fetch(options: argparse.Namespace, name: str, directory: str) -> None:
@@ -160,7 +250,7 @@ def refusal(response: http.client.HTTPResponse) -> str:
     words = response.read(MESSAGE_BYTES).decode("utf-8", "replace").strip()
     if not words or response.headers.get_content_type() != "text/plain":
         words = f"the server said {response.status} {response.reason}"
-    return "".join(letter if letter.isprintable() else "?" for letter in words)
+    return printable(words)
 
 
 def copy(response: http.client.HTTPResponse, destination: BinaryIO, progress: "Progress") -> None:
@@ -318,6 +408,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--timeout", metavar="S", type=seconds, default=60.0, help="seconds without a byte (default: 60)"
     )
+    parser.add_argument("--json", action="store_true", help="stats: as the server says them")
     parser.add_argument("--tls", action="store_true", help="speak HTTPS")
     parser.add_argument("--ca", metavar="PEM", help="with --tls: trust these authorities (default: the system's)")
     parser.add_argument("--token-file", metavar="PATH", help="a file with the token that the server asks for")
@@ -337,6 +428,8 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
             options.files, options.directory = [file], directory
         case _:
             parser.error("say list, stats, health, FILE DIR, or get FILE...")
+    if options.json and options.command != "stats":
+        parser.error("--json is for stats")
     return options
 
 
