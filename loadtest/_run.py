@@ -39,7 +39,7 @@ class Run:
         """Files that were just served, and so are most likely cached."""
         self._labelled = False
         self._catalog: Catalog | None = None
-        self._stats: dict[str, Any] | None = None
+        self._listed: dict[str, Any] | None = None
         self._asking = Semaphore(1)
 
     def begin(self) -> None:
@@ -48,7 +48,7 @@ class Run:
         self.versions = Versions()
         self.recent.clear()
         self._labelled = False
-        self._catalog = self._stats = None
+        self._catalog = self._listed = None
 
     @property
     def options(self) -> Any:
@@ -99,27 +99,28 @@ class Run:
         listing: dict[str, Any] = json.loads(body)
         return listing if isinstance(listing, dict) else None
 
-    def stats(self) -> dict[str, Any]:
-        """What `/-/stats` said when it was first asked; empty where there is no such."""
+    def listed(self) -> dict[str, Any]:
+        """What LIST said when it was first asked: `entries`, and `stats` unless they are kept from us; {} where
+        there is no such."""
         with self._asking:
-            if self._stats is None:
+            if self._listed is None:
                 try:
-                    answer, body = _raw.ask(self.host, "/-/stats")
+                    answer, body = _raw.ask(self.host, "/-/cache?format=json")
                     if answer.status in (200, 404):  # any other answer is not its last word
-                        self._stats = json.loads(body) if answer.status == 200 else {}
+                        self._listed = json.loads(body) if answer.status == 200 else {}
                 except (*_raw.FAILURES, ValueError):
                     return {}
-            return self._stats or {}
+            return self._listed or {}
 
     def capacity(self) -> int:
         """Bytes that the cache may hold: as said on the command line, else by the server, else 64 MiB."""
         if self.options.capacity:
             return parse_size(self.options.capacity)
-        return int(self.stats().get("capacity", CAPACITY))
+        return int(self.listed().get("stats", {}).get("capacity", CAPACITY))
 
     def is_gserver(self) -> bool:
         """Whether there is anything behind the file answers: LIST, and with it the rest of the protocol."""
-        return bool(self.stats())
+        return "entries" in self.listed()
 
     def origin(self, result: str | None) -> str:
         """The value of X-Cache; UNLABELLED from servers that never send it. Raises Broken."""

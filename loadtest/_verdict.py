@@ -85,7 +85,8 @@ def _line(check: Check, seen: Evidence, users: Set[str]) -> Line | None:
     reasons = [seen.unable[maker] for maker in sorted(makers) if maker in seen.unable]
     if makers and len(reasons) == len(makers):
         return Line(check.name, State.NOT_CHECKED, reasons[0])
-    if check.needs in seen.unable:
-        return Line(check.name, State.NOT_CHECKED, seen.unable[check.needs])
+    for reason in (check.needs, check.name):
+        if reason in seen.unable:
+            return Line(check.name, State.NOT_CHECKED, seen.unable[reason])
     watched = not check.by or check.name in (ORIGIN, STAMPEDE)
     return Line(check.name, State.NOT_SEEN, seen.unable.get("gserver", "") if watched else "")

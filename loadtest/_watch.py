@@ -42,7 +42,11 @@ class Watch:
         elif not _process.look(self.run.options.pid):
             self._report(Finding(NO_READS, f"/proc/{self.run.options.pid} cannot be read (--pid)"))
         if not self.run.is_gserver():
-            self.run.evidence.unable["gserver"] = f"{self.run.host} has no /-/stats"
+            self.run.evidence.unable["gserver"] = f"{self.run.host} has no LIST"
+            return
+        if "stats" not in self.run.listed():
+            kept = "its statistics are kept from strangers (--admin)"
+            self.run.evidence.unable |= dict.fromkeys(("stats", "rss", ONE_INSTANT), kept)
             return
         self._before = self.look()
         self._looking = gevent.spawn(self._look_on)
