@@ -108,8 +108,10 @@ class Run:
                     answer, body = _raw.ask(self.host, "/-/cache?format=json")
                     if answer.status in (200, 404):  # any other answer is not its last word
                         self._listed = json.loads(body) if answer.status == 200 else {}
-                except (*_raw.FAILURES, ValueError):
+                except _raw.FAILURES:
                     return {}
+                except ValueError:  # there is a LIST, and the watch will say what is wrong with it
+                    return {"entries": [], "stats": {}}
             return self._listed or {}
 
     def capacity(self) -> int:

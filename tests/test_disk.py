@@ -568,6 +568,7 @@ def test_what_the_system_does_not_say_is_none(monkeypatch: pytest.MonkeyPatch) -
     with monkeypatch.context() as patched:
         patched.setattr(process, "open", unsaid, raising=False)
         patched.setattr(os, "listdir", unsaid)
+        patched.setattr(os, "stat", unsaid)
         assert (process.rss_bytes(), process.open_descriptors()) == (None, None)
 
 

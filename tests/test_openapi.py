@@ -162,7 +162,7 @@ def test_the_statuses_that_are_described_are_those_that_come(folder: Path) -> No
     authorization = b"Authorization: Bearer " + TOKEN.encode()
     for path, methods in DOCUMENT["paths"].items():
         described = methods["get"]["responses"].keys()
-        with House(folder, admin_loopback=True) as house:
+        with House(folder, admin="loopback") as house:
             assert ask(house, path, "192.0.2.1").status == (403 if "403" in described else 200)
         with House(folder, tokens=Tokens([TOKEN.encode()])) as house:
             assert ask(house, path, "127.0.0.1").status == (401 if "401" in described else 200)
