@@ -409,18 +409,23 @@ def check_live(url: str) -> None:
         same(seen.text("#state"), "live")
 
 
+def wait_for_viewers(url: str, count: int) -> None:
+    """Until so many are watching. Who goes is noticed when the next event cannot be sent."""
+    deadline_s = time.monotonic() + 20
+    while (viewers := stats(url)["viewers"]) != count:
+        assert time.monotonic() < deadline_s, f"{viewers} are watching"
+        time.sleep(0.1)
+
+
 def check_pause(url: str) -> None:
     """Paused, nothing moves and nobody is watching; pressed again, it goes on."""
     with visit(url) as seen:
-        assert stats(url)["viewers"] == 1
+        wait_for_viewers(url, 1)
         seen.page.click("#pause")
         same(seen.text("#state"), "paused")
         same(seen.page.get_attribute("#pause", "aria-pressed"), "true")
         before = seen.value("uptime_s")
-        deadline_s = time.monotonic() + 20
-        while stats(url)["viewers"]:
-            assert time.monotonic() < deadline_s, "the stream goes on"
-            time.sleep(0.1)
+        wait_for_viewers(url, 0)
         time.sleep(2.5)  # longer than a poll takes to come
         same(seen.value("uptime_s"), before)
         seen.page.click("#pause")
