@@ -149,6 +149,7 @@ OURS = {
         "fileserver.turns",
     },
     "fileserver.about.pages": {
+        "lrucache",
         "fileserver.about.assets",
         "fileserver.about.counters",
         "fileserver.about.documents",

@@ -1,6 +1,6 @@
 """What can be asked about the server itself: LIST and health for all, the rest for whom it concerns."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib import import_module
 from typing import Any
 
@@ -15,6 +15,7 @@ from fileserver.negotiation import BY_ACCEPT, wants_json
 from fileserver.replies import HTML, JSON, TEXT, Reply, error, event_stream, page
 from fileserver.root import NotFound
 from fileserver.turns import Turns
+from lrucache import Eviction
 
 STATISTICS = ("-/", "-/events", "-/snapshot", "-/stats", "-/metrics", "-/evictions")
 """The pages that can be kept from strangers."""
@@ -32,6 +33,8 @@ class About:
         self._list_text = Shared(long_pages, self._render_text)
         self._list_json = Shared(long_pages, lambda: self._render_json(with_stats=True))
         self._list_for_strangers = Shared(long_pages, lambda: self._render_json(with_stats=False))
+        self._evictions_text = Shared(long_pages, lambda: self._render_evictions(documents.evictions_text))
+        self._evictions_json = Shared(long_pages, lambda: self._render_evictions(documents.evictions_json))
         self._metrics_turn = Turns(1)
         self._metrics: Any = None
         self._pages: dict[str, Callable[[wire.Request, bytes], Reply]] = {
@@ -103,10 +106,12 @@ class About:
         return page(documents.stats_json(self.stats()), JSON)
 
     def _evictions(self, request: wire.Request, query: bytes) -> Reply:
-        evictions, now_s = self._cache.evicted(), self._counters.clock()
         if wants_json(request, query):
-            return page(joined(documents.evictions_json(evictions, now_s)), JSON, fields=BY_ACCEPT)
-        return page(joined(documents.evictions_text(evictions, now_s)), TEXT, fields=BY_ACCEPT)
+            return page(self._evictions_json.get(), JSON, fields=BY_ACCEPT)
+        return page(self._evictions_text.get(), TEXT, fields=BY_ACCEPT)
+
+    def _render_evictions(self, render: Callable[[list[Eviction], float], Iterator[bytes]]) -> bytes:
+        return joined(render(self._cache.evicted(), self._counters.clock()))
 
     def _metrics_page(self, request: wire.Request, query: bytes) -> Reply:
         with self._long_pages.turn(self._metrics_turn):
