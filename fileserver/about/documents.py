@@ -1,7 +1,7 @@
 """What the cache holds and whom it has evicted, as text and as JSON, in slices. Pure."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from json.encoder import encode_basestring_ascii as _quoted
 from operator import attrgetter
 
@@ -56,6 +56,14 @@ def snapshot_json(
     others. On one line; some slices are empty, for looking also takes time."""
     latest = _within(LATEST_BYTES, (eviction_json(each, now_s) for each in evictions[:LATEST]))
     yield f'{{"stats":{json.dumps(stats)},"rates":{rates},"evictions":[{",".join(latest)}],"entries":['.encode()
+    largest, total_bytes = yield from _select(entries)
+    count, shown_bytes = yield from _show(largest, now_s)
+    others = {"entries": len(entries) - count, "size": total_bytes - shown_bytes}
+    yield f'],"others":{json.dumps(others)}}}\n'.encode()
+
+
+def _select(entries: list[Entry]) -> Generator[bytes, None, tuple[list[Entry], int]]:
+    """The LARGEST of them in empty slices; then they, and how many bytes all have."""
     largest: list[Entry] = []
     floor, total_bytes = -1, 0
     for some in slices(entries):
@@ -65,15 +73,19 @@ def snapshot_json(
             largest = _largest(largest)
             floor = largest[-1].size
         yield b""
+    return _largest(largest), total_bytes
+
+
+def _show(entries: list[Entry], now_s: float) -> Generator[bytes, None, tuple[int, int]]:
+    """As many of the first of them as LARGEST_BYTES have room for; then how many, and how many bytes they have."""
     shown: list[Entry] = []
     left_bytes = LARGEST_BYTES
-    for some in slices(_largest(largest)):
+    for some in slices(entries):
         lines = _within(left_bytes, (entry_json(entry, now_s) for entry in some))
         yield ("," * bool(shown and lines) + ",".join(lines)).encode()
         shown += some[: len(lines)]
         left_bytes = left_bytes - sum(map(len, lines)) if len(lines) == len(some) else 0
-    others = {"entries": len(entries) - len(shown), "size": total_bytes - sum(entry.size for entry in shown)}
-    yield f'],"others":{json.dumps(others)}}}\n'.encode()
+    return len(shown), sum(entry.size for entry in shown)
 
 
 def _within(most_bytes: int, lines: Iterator[str]) -> list[str]:
