@@ -19,6 +19,11 @@ class Turns:
         self.free = limit
         self._waiting: deque[Event] = deque()
 
+    @property
+    def taken(self) -> int:
+        """How many somebody has."""
+        return self.limit - self.free
+
     def take_now(self) -> bool:
         """Take a turn if one is free. While somebody waits, none is."""
         if not self.free:

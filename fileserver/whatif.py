@@ -45,9 +45,8 @@ class WhatIf:
 
     def stats(self, cache: CacheStats) -> dict[str, object]:
         """What `/-/stats` says: hit ratios since the start as fractions, and how far they can be trusted."""
-        answers = cache.hits + cache.misses + cache.coalesced + cache.bypasses
         seen, waiting = self._ghosts.seen, self._ghosts.under_way + len(self.accesses)
-        dropped = answers - seen - waiting
+        dropped = cache.answers - seen - waiting
         return {
             "requests": seen,
             "waiting": waiting,

@@ -134,6 +134,11 @@ class CacheStats(NamedTuple):
     bypasses: int
     evictions: int
 
+    @property
+    def answers(self) -> int:
+        """How many there were, wherever their payload came from."""
+        return self.hits + self.misses + self.coalesced + self.bypasses
+
 
 class Cache:
     """Payloads by name, never more than `capacity` bytes of them, cached and filling together.

@@ -103,7 +103,7 @@ class Counters:
                 "worst_s": round(self.lag.worst_s, 6),
                 "stalls": self.lag.stalls,
             },
-            "viewers": self.viewers.limit - self.viewers.free,
+            "viewers": self.viewers.taken,
             "access_log_dropped": self.access_log.dropped if self.access_log is not None else 0,
             **what_if,
         }

@@ -52,7 +52,7 @@ class Rates:
         *moved, hits, answers = (b - a for a, b in zip(before[1:], now[1:], strict=True))
         rates = ",".join(f"{each / seconds:.1f}" for each in moved)
         ratio = f"{hits / answers:.4f}" if answers else "null"
-        self._seconds.append(f"[{self._counters.uptime_s():.1f},{rates},{ratio}]")
+        self._seconds.append(f"[{now[0]:.1f},{rates},{ratio}]")
         self._before = now
 
     def json(self) -> str:
@@ -61,9 +61,8 @@ class Rates:
 
     def _read(self) -> tuple[float, int, int, int, int, int]:
         traffic, cache = self._counters.traffic, self._counters.store.cache.stats()
-        answers = cache.hits + cache.misses + cache.coalesced + cache.bypasses
-        requests = sum(traffic.answers().values())
-        return self._counters.clock(), requests, traffic.bytes_sent, cache.evictions, cache.hits, answers
+        requests, uptime_s = sum(traffic.answers().values()), self._counters.uptime_s()
+        return uptime_s, requests, traffic.bytes_sent, cache.evictions, cache.hits, cache.answers
 
 
 class Live:
@@ -121,7 +120,7 @@ class Live:
             gevent.sleep(EVERY_S)
             try:
                 self._rates.note()
-                if self._counters.viewers.free < self._counters.viewers.limit:
+                if self._counters.viewers.taken:
                     self.refresh()
             except Exception:  # the next second is another
                 log.exception("no snapshot for the dashboard")

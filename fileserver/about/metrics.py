@@ -97,8 +97,8 @@ class GserverCollector(Collector):
         yield _counter("connections_turned_away", "Newcomers answered 503 for want of room.", turned_away)
         shortages = {(): traffic.shortages}
         yield _counter("accept_shortages", "Times without descriptors or memory to accept with.", shortages)
-        viewers = self._counters.viewers
-        yield _gauge("dashboard_viewers", "Who watches the dashboard live.", {(): viewers.limit - viewers.free})
+        viewers = self._counters.viewers.taken
+        yield _gauge("dashboard_viewers", "Who watches the dashboard live.", {(): viewers})
 
     def _process(self) -> Iterator[Metric]:
         lag, access_log = self._counters.lag, self._counters.access_log
