@@ -12,12 +12,14 @@ from typing import Any
 
 import gevent
 from gevent import socket
+from gevent.event import Event
 from gevent.server import StreamServer
 
 from fileserver.connection import Connection
 from fileserver.disk import Disk
 from fileserver.heads import StatusLines
 from fileserver.root import DiskFailure, Folder, Identity, Opened, Root
+from fileserver.server import Server
 from fileserver.site import Site
 from fileserver.store import Body, Store
 from fileserver.tls import TlsTransport
@@ -272,6 +274,36 @@ class House:
             with gevent.Timeout(20):
                 while self.site.traffic.connections:
                     gevent.sleep(0.001)
+
+
+@contextmanager
+def limited(house: House, max_connections: int) -> Iterator[Server]:
+    """The whole server in this process, over `house`, for so many connections."""
+    serving = Server(("127.0.0.1", 0), house.site, max_connections=max_connections, idle_s=600.0)
+    serving.start()
+    try:
+        yield serving
+    finally:
+        serving.drain(0.0, Event())
+        with gevent.Timeout(20):
+            wait_for(lambda: not house.site.traffic.connections)
+
+
+@contextmanager
+def spawned() -> Iterator[list[Any]]:
+    """The greenlets that are spawned in the `with`, for who has to end them."""
+    found: list[Any] = []
+    spawn = gevent.spawn
+
+    def watched(*arguments: Any) -> Any:
+        found.append(spawn(*arguments))
+        return found[-1]
+
+    gevent.spawn = watched  # type: ignore[assignment]
+    try:
+        yield found
+    finally:
+        gevent.spawn = spawn
 
 
 def outcome(body: Body) -> str:

@@ -6,24 +6,23 @@ import socket as native
 import struct
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
 import gevent
 import pytest
 from gevent import socket
-from gevent.event import Event
 
 from fileserver import server as server_room
 from fileserver.about.counters import STATS_SCHEMA
 from fileserver.disk import Disk
 from fileserver.latency import BOUNDS, EVERY, SLOWEST_KEPT
-from fileserver.server import Listener, Server
+from fileserver.server import Listener
 from fileserver.transport import PROGRESS_LOOKS, PROGRESS_S, Gone, Transport, Waiting
 from lrucache import CHUNK_BYTES
 from tests.exchange import GET, split
-from tests.house import OLD_NS, Clock, FaultyRoot, Gate, House, connect, pattern, receive_all, wait_for
+from tests.house import OLD_NS, Clock, FaultyRoot, Gate, House, connect, limited, pattern, receive_all, wait_for
 from tests.program import Program, sparse
 
 LARGE_BYTES = 6 * CHUNK_BYTES
@@ -492,19 +491,6 @@ def test_an_answer_without_a_byte_took_no_negative_time(house: House, line: byte
 
 
 # Connections.
-
-
-@contextmanager
-def limited(house: House, max_connections: int) -> Iterator[Server]:
-    """The whole server in this process."""
-    serving = Server(("127.0.0.1", 0), house.site, max_connections=max_connections, idle_s=600.0)
-    serving.start()
-    try:
-        yield serving
-    finally:
-        serving.drain(0.0, Event())
-        with gevent.Timeout(20):
-            wait_ended(house)
 
 
 def ask_and_stay(port: int, opened: ExitStack) -> socket.socket:

@@ -5,7 +5,6 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import gevent
 import pytest
@@ -16,7 +15,7 @@ from fileserver.about import lag as room
 from fileserver.about.counters import Counters
 from fileserver.about.lag import EVERY_S, STALL_S, WORST_PERIOD_S, Lag
 from fileserver.bursts import QUIET_S, Burst
-from tests.house import Clock, House, wait_for
+from tests.house import Clock, House, spawned, wait_for
 from tests.program import Program
 
 HELD_UP = "the loop was held up"
@@ -134,17 +133,9 @@ def burning() -> None:
 
 
 @pytest.fixture
-def running(monkeypatch: pytest.MonkeyPatch) -> Iterator[Lag]:
+def running() -> Iterator[Lag]:
     """A Lag over this process's loop, which has woken once."""
-    started: list[Any] = []
-    spawn = gevent.spawn
-
-    def watched(*arguments: Any) -> Any:
-        started.append(spawn(*arguments))
-        return started[-1]
-
-    with monkeypatch.context() as patching:
-        patching.setattr(gevent, "spawn", watched)
+    with spawned() as started:
         lag = Lag()
         lag.start()
     wait_for(lambda: lag.late.count)

@@ -29,7 +29,7 @@ from fileserver.rendering import SLICE
 from fileserver.transport import PROGRESS_LOOKS, PROGRESS_S, Waiting
 from lrucache import MAX_ENTRIES, Entry, Eviction, Outcome
 from tests.exchange import GET, LAST, split
-from tests.house import House, connect, receive_all, wait_for
+from tests.house import House, connect, receive_all, spawned, wait_for
 from tests.program import Program
 
 EVENTS = GET % b"-/events"
@@ -370,15 +370,7 @@ class Lively:
 def lively(house: House) -> Iterator[Lively]:
     with pytest.MonkeyPatch.context() as patching:
         lively = Lively(house, patching)
-        started = []
-        spawn = gevent.spawn
-
-        def watched(*arguments: Any) -> Any:
-            started.append(spawn(*arguments))
-            return started[-1]
-
-        with patching.context() as spawning:
-            spawning.setattr(gevent, "spawn", watched)
+        with spawned() as started:
             house.site.about.start()
         try:
             yield lively

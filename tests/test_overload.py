@@ -22,30 +22,17 @@ from gevent.event import Event
 from fileserver import disk, server, traffic
 from fileserver.disk import Disk
 from fileserver.root import DiskFailure, Exhausted, FileError, Root
-from fileserver.server import Listener, Server
+from fileserver.server import Listener
 from fileserver.transport import Waiting
 from fileserver.turns import Turns
 from lrucache import CHUNK_BYTES
 from tests.exchange import GET, LAST
-from tests.house import Gate, House, connect, pattern, read_body, receive_all, wait_for
+from tests.house import Gate, House, connect, limited, pattern, read_body, receive_all, wait_for
 from tests.program import PROJECT, Program, read_all
 
 UNFINISHED = b"GET /-/health HTTP/1.1\r\nHost: x\r\n"
 
 # Connections.
-
-
-@contextmanager
-def limited(house: House, max_connections: int) -> Iterator[Server]:
-    """The whole server in this process, over `house`, for so many connections."""
-    serving = Server(("127.0.0.1", 0), house.site, max_connections=max_connections, idle_s=600.0)
-    serving.start()
-    try:
-        yield serving
-    finally:
-        serving.drain(0.0, Event())
-        with gevent.Timeout(20):
-            wait_for(lambda: not house.site.traffic.connections)
 
 
 def ask(client: socket.socket) -> None:
