@@ -400,8 +400,8 @@ GARBAGE = random.Random(2).randbytes(100_000)
     [
         (b"", "simulate: {path}: no request for a file (not an access log, and not time,object,size?)"),
         (GARBAGE, "simulate: {path}: no request for a file (not an access log, and not time,object,size?)"),
-        (gzip.compress(GARBAGE), "simulate: {path}: no request for a file"),
-        (gzip.compress(TINY.encode())[:-9], "simulate: {path}: Compressed file ended"),
+        (gzip.compress(GARBAGE, mtime=0), "simulate: {path}: no request for a file"),
+        (gzip.compress(TINY.encode(), mtime=0)[:-9], "simulate: {path}: Compressed file ended"),
         (f"{TINY}7,a,-1\n".encode(), "simulate: {path}: line 8 has a size that no file has"),
         (TINY.replace("3,a,5", "3,a").encode(), "simulate: {path}: line 4 is not time,object,size"),
     ],
