@@ -264,6 +264,10 @@ def believes_for_ever() -> None:
     def believable(right: Wrong, store: Store, name: str, asked_s: float) -> Any:
         return store.cache.find(name)
 
+    @instead_of(Store, "_known")
+    def known(right: Wrong, store: Store, entry: Any, asked_s: float) -> bool:
+        return True
+
 
 def cuts_slow_readers() -> None:
     """Who makes it wait is left."""
