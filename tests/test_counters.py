@@ -55,6 +55,15 @@ def ask(port: int, content: bytes) -> bytes:
         return receive_all(client)
 
 
+def write_cold(house: House, content: bytes = b"content") -> Gate:
+    """A file `cold` that is not in the page cache; its reads wait at the gate."""
+    house.write("cold", content)
+    house.root.cold.add("cold")
+    gate = Gate()
+    house.root.before_read = lambda name, offset: gate.wait()
+    return gate
+
+
 def reset(client: socket.socket) -> None:
     """Leave without a goodbye."""
     client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -166,10 +175,7 @@ def check(stats: Any) -> None:
 
 def test_counters_add_up_after_many_clients_at_once(house: House) -> None:
     furnish(house)
-    house.write("cold", pattern(3 * CHUNK_BYTES))
-    house.root.cold.add("cold")
-    gate = Gate()
-    house.root.before_read = lambda name, offset: gate.wait()
+    gate = write_cold(house, pattern(3 * CHUNK_BYTES))
     with house.serving() as port:
         asking = [gevent.spawn(ask, port, last(b"cold")) for _ in range(10)]
         wait_for(lambda: gate.waiting and house.site.traffic.by_state()[Waiting.NOTHING] == 10)
@@ -406,10 +412,7 @@ def test_a_slow_reader_has_his_first_byte_soon_and_his_last_late(house: House, c
 
 
 def test_a_slow_disk_delays_the_first_byte_for_all_who_wait_for_it(house: House) -> None:
-    house.write("cold", b"content")
-    house.root.cold.add("cold")
-    gate = Gate()
-    house.root.before_read = lambda name, offset: gate.wait()
+    gate = write_cold(house)
     with house.serving(clock=house.clock) as port:
         first = gevent.spawn(ask, port, last(b"cold"))
         wait_for(lambda: gate.waiting)
@@ -425,10 +428,7 @@ def test_a_slow_disk_delays_the_first_byte_for_all_who_wait_for_it(house: House)
 
 
 def test_what_is_asked_behind_a_slow_answer_is_timed_from_its_end(house: House) -> None:
-    house.write("cold", b"content")
-    house.root.cold.add("cold")
-    gate = Gate()
-    house.root.before_read = lambda name, offset: gate.wait()
+    gate = write_cold(house)
     with house.serving(clock=house.clock) as port:
         asking = gevent.spawn(ask, port, GET % b"cold" + last(b"-/health"))
         wait_for(lambda: gate.waiting)
@@ -502,10 +502,7 @@ def ask_and_stay(port: int, opened: ExitStack) -> socket.socket:
 
 def test_connections_are_counted_by_what_they_wait_for(house: House) -> None:
     house.write("large", pattern(LARGE_BYTES))
-    house.write("cold", b"content")
-    house.root.cold.add("cold")
-    gate = Gate()
-    house.root.before_read = lambda name, offset: gate.wait()
+    gate = write_cold(house)
     with house.serving(send_buffer=4096) as port, ExitStack() as opened:
         for _ in range(2):
             ask_and_stay(port, opened)
@@ -769,10 +766,7 @@ def test_the_uptime_is_the_time_since_the_start(house: House) -> None:
 
 
 def test_fills_in_flight_are_told_while_they_are(house: House) -> None:
-    house.write("cold", b"content")
-    house.root.cold.add("cold")
-    gate = Gate()
-    house.root.before_read = lambda name, offset: gate.wait()
+    gate = write_cold(house)
     filling = gevent.spawn(house.fetch, "cold")
     wait_for(lambda: gate.waiting)
     assert (stats_of(house)["fills_in_flight"], stats_of(house)["slowest_fills"]) == (1, [])
