@@ -2,9 +2,9 @@
 
 from typing import NamedTuple
 
-from fileserver import conditional, wire
+from fileserver import conditional, digests, wire
 from fileserver.fills import Stored
-from fileserver.negotiation import CODINGS, accepted_codings
+from fileserver.negotiation import CODINGS, accepted_codings, wants_sha_256
 from fileserver.precompressed import Precompressed
 from fileserver.replies import Reply, cache_fields, error
 from fileserver.representation import Representation
@@ -52,6 +52,7 @@ class Files:
         self._store = store
         self._traffic = traffic
         self._precompressed = precompressed
+        self._digests = digests.Digests()
         self._disposition = b"Content-Disposition: attachment\r\n" if download else b""
         self._vary = b"Vary: Accept-Encoding\r\n" if precompressed is not None else b""
         self._every_fields = every_fields
@@ -111,16 +112,21 @@ class Files:
 
     def _answer(self, request: wire.Request, variant: Variant) -> Reply:
         is_head = request.method == b"HEAD"
+        wants_digest = wants_sha_256(request.fields.get(b"want-repr-digest", b""))
         if is_head or not conditional.FIELDS.isdisjoint(request.fields):
             # Judged on a look, so that what needs no payload starts no fill and counts as no answer.
             described = self._store.describe(variant.name)
-            cache_status = cache_fields(Outcome.HIT) if described.is_cached else b""
+            cache_status = cache_fields(Outcome.HIT) if described.stored is not None else b""
+            if is_head and wants_digest and described.stored is not None:
+                cache_status += digests.field(described.stored.digest)
             reply = self._reply(request, variant.described(described.representation), cache_status)
             if is_head or reply.status not in (200, 206):
                 return reply
         body = self._body(variant.name)
         try:
             cache_status = cache_fields(body.outcome, body.detail)
+            if wants_digest:
+                cache_status += digests.field(self._digests.of(body))
             reply = self._reply(request, variant.described(body.representation), cache_status, body)
         except BaseException:
             body.close()

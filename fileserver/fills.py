@@ -28,16 +28,17 @@ class Stored:
 
     `looked_s`: when a look, or the open, last showed that the name is this version. `young`: the stamps were too
     fresh at the end of the fill to prove anything, so look no more, read again. `looking`: a look ahead of the
-    window's end is under way. `hit_fields` and `hit_log` are what all plain hits have in common in their heads and
-    in the access log, once there was one.
+    window's end is under way. `digest` is the SHA-256, once somebody wanted it. `hit_fields` and `hit_log` are
+    what all plain hits have in common in their heads and in the access log, once there was one.
     """
 
-    __slots__ = ("hit_fields", "hit_log", "looked_s", "looking", "representation", "young")
+    __slots__ = ("digest", "hit_fields", "hit_log", "looked_s", "looking", "representation", "young")
 
     def __init__(self, representation: Representation, looked_s: float) -> None:
         self.representation = representation
         self.looked_s = looked_s
         self.young = self.looking = False
+        self.digest: bytes | None = None
         self.hit_fields = b""
         self.hit_log: tuple[bytes, bytes] | None = None
 

@@ -6,6 +6,8 @@ from fileserver.wire import Request
 
 _WEIGHT = re.compile(rb"q=(0(?:\.\d{0,3})?|1(?:\.0{0,3})?)")
 
+_PREFERENCE = re.compile(rb"([a-z*][-a-z0-9_.*]*)=(10|[0-9])(?:;[^,]*)?")
+
 BY_ACCEPT = {"Vary": "Accept"}
 
 CODINGS = {"br": ".br", "zstd": ".zst", "gzip": ".gz"}
@@ -32,6 +34,17 @@ def accepted_codings(accept_encoding: bytes) -> list[str]:
     plain = weights.get(b"identity", 0.0)  # acceptable unless refused, and then liked least
     best_first = sorted(CODINGS, key=lambda coding: -liked[coding])  # stable: ties keep our order
     return [coding for coding in best_first if liked[coding] > 0 and liked[coding] >= plain]
+
+
+def wants_sha_256(want_repr_digest: bytes) -> bool:
+    """Whether SHA-256 is among the digests a client can use (RFC 9530 section 4; 0: rather not)."""
+    preferences = {}
+    for member in want_repr_digest.split(b","):
+        found = _PREFERENCE.fullmatch(member.strip(b" \t"))
+        if found is None:
+            return False  # a dictionary is read as a whole or not at all (RFC 9651 section 4.2)
+        preferences[found[1]] = found[2]
+    return preferences.get(b"sha-256", b"0") != b"0"
 
 
 def _weights(value: bytes) -> dict[bytes, float]:

@@ -33,8 +33,11 @@ CHALLENGES = (
 which Chromium only finds in a line of its own."""
 
 _STATISTICS = frozenset(f"/{name}".encode() for name in STATISTICS)
-_ALLOWED = "Authorization, If-Match, If-Modified-Since, If-None-Match, If-Range, If-Unmodified-Since, Range"
-_EXPOSED = "Accept-Ranges, Cache-Status, Content-Encoding, Content-Range, Date, ETag, X-Cache"
+_ALLOWED = (
+    "Authorization, If-Match, If-Modified-Since, If-None-Match, If-Range, If-Unmodified-Since, Range, "
+    "Want-Repr-Digest"
+)
+_EXPOSED = "Accept-Ranges, Cache-Status, Content-Encoding, Content-Range, Date, ETag, Repr-Digest, X-Cache"
 
 
 class Site:

@@ -24,7 +24,7 @@ class Described(NamedTuple):
     """What HEAD wants to know."""
 
     representation: Representation
-    is_cached: bool
+    stored: Stored | None
 
 
 class Found(NamedTuple):
@@ -85,6 +85,16 @@ class Body:
                 self._fill.wait_beyond(offset)
             if not entry.chunks:
                 self._attach(self._store.stored_again(self.representation))
+
+    @property
+    def entry(self) -> Entry | None:
+        """What it is read from; None when that is the disk."""
+        return self._entry
+
+    def wait_whole(self) -> None:
+        """Wait until the fill that it is read from, if it is one, has all of it. Raises the fill's own error."""
+        if self._fill is not None and self._fill.entry is self._entry:
+            self._fill.wait_beyond(self.size - 1)
 
     def hold(self) -> None:
         """Prepare for a slow client: keep the file open if that costs no wait.
@@ -191,9 +201,9 @@ class Store:
         asked_s = self._clock()
         entry = self._believable(name, asked_s)
         if entry is not None:
-            return Described(entry.meta.representation, True)
+            return Described(entry.meta.representation, entry.meta)
         identity = self._strange_looks.look(name, asked_s - self._revalidate_s).seen()
-        return Described(Representation(name, identity, self._cache_control), False)
+        return Described(Representation(name, identity, self._cache_control), None)
 
     def looks(self, names: Iterable[str], asked_s: float, *, known: bool) -> list[Look]:
         """Finished looks at these names, not older than a stored file is believed, all under way at once.

@@ -39,7 +39,7 @@ _PLAIN_FIELDS = (
     rb"(?:(?:"
     # Fields that cannot ask for more. Accept, Accept-Encoding and Authorization are among them: they mean nothing
     # to a file as long as there are no precompressed forms and no tokens (Site.has_fast_path).
-    rb"[ABDFGJ-OQSV-Zabdfgj-oqsv-z][-0-9A-Za-z]*+:"
+    rb"[ABDFGJ-OQSVX-Zabdfgj-oqsvx-z][-0-9A-Za-z]*+:"
     rb"|[Cc]ookie:|[Uu]ser-[Aa]gent:|[Rr]eferer:|[Cc]onnection: (?:keep-alive|(close))(?=\r)"
     rb"|Upgrade-Insecure-Requests:|[Cc]ache-[Cc]ontrol:|[Pp]ragma:|[Pp]riority:"
     rb")[\x20-\x7e]*+\r\n){0,48}+"
@@ -64,7 +64,7 @@ _CLOSE = re.compile(rb"\r\nconnection:(?:[^\r]*[ \t,])?close[ \t,\r]", re.IGNORE
 _BARE_LF = re.compile(rb"(?<!\r)\n")
 _FIELDS = re.compile(
     rb"\r\n(accept|accept-encoding|authorization|content-length|expect|host|if-match|if-modified-since"
-    rb"|if-none-match|if-range|if-unmodified-since|range|referer|transfer-encoding|user-agent):([^\r]*)",
+    rb"|if-none-match|if-range|if-unmodified-since|range|referer|transfer-encoding|user-agent|want-repr-digest):([^\r]*)",
     re.IGNORECASE,
 )
 _SENDER = re.compile(rb"\r\n([Rr]eferer|[Uu]ser-[Aa]gent): *([^\r]*)")

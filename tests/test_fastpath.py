@@ -18,7 +18,7 @@ from gevent import socket
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from fileserver import conditional, names, wire
+from fileserver import conditional, digests, names, wire
 from fileserver.accesslog import AccessLog
 from fileserver.fastpath import JOIN_BYTES
 from fileserver.fills import YOUNG_NS
@@ -267,6 +267,15 @@ TABLE = {
     "If-Unmodified-Since": general(
         asks(b"Host: x\r\nif-unmodified-since: Thu, 01 Jan 1970 00:00:00 GMT\r\n"), 412
     ),
+    "Want-Repr-Digest": general(asks(b"Host: x\r\nWant-Repr-Digest: sha-256=1\r\n"), 200),
+    "want-repr-digest": general(asks(b"want-repr-digest: sha-256=1\r\nHost: x\r\n", b"chunks"), 200),
+    "WANT-REPR-DIGEST": general(asks(b"Host: x\r\nWANT-REPR-DIGEST: sha-256=0\r\n"), 200),
+    "Want-Repr-Digest of a part": general(
+        asks(b"Host: x\r\nWant-Repr-Digest: sha-256=1\r\nRange: bytes=1-3\r\n"), 206
+    ),
+    "Want-Repr-Digest, and then not": Row(
+        (asks(), asks(b"Host: x\r\nWant-Repr-Digest: sha-256=1\r\n"), asks()), (200,) * 3, (1, 1)
+    ),
     "Expect": refused(asks(b"Host: x\r\nExpect: more\r\n"), 417),
     "a body": general(asks(b"Host: x\r\nContent-Length: 3\r\n") + b"abc", 200),
     "a body in chunks": general(asks(b"Host: x\r\nTransfer-Encoding: chunked\r\n") + b"1\r\na\r\n0\r\n\r\n", 200),
@@ -387,6 +396,7 @@ def had_both_ways(
             if is_young:  # however long the tests before this one took
                 small = folder / "small"
                 house.wall_ns = small.stat().st_ctime_ns + YOUNG_NS // 2 if small.exists() else time.time_ns()
+            patching.setattr(digests, "PATIENCE_S", 30.0)  # however busy the machine is
             talk = Talk(house, patching, is_fast=is_fast)
             told.append(talk.told(*converse(talk)))
     return told[0], told[1]
@@ -515,7 +525,7 @@ def read_as_one_request(head: bytes) -> None:
     assert names.decode_target(request.target) == (match[1].decode(), b"")
     assert request.keep_alive is (match.lastindex == 1)
     assert conditional.FIELDS.isdisjoint(request.fields)
-    assert {b"expect", b"content-length", b"transfer-encoding"}.isdisjoint(request.fields)
+    assert {b"expect", b"content-length", b"transfer-encoding", b"want-repr-digest"}.isdisjoint(request.fields)
     assert reader.next() is None
     assert reader.is_empty
     assert not reader.expects_continue()
@@ -526,7 +536,7 @@ FIELD_NAMES = [
     *b"Range range If-Range if-none-match If-Match IF-MODIFIED-SINCE Expect expect Content-Length".split(),
     *b"content-length Transfer-Encoding transfer-encoding TE Trailer Upgrade upgrade Proxy-Connection".split(),
     *b"Keep-Alive Cache-Control Pragma Priority Referer DNT Upgrade-Insecure-Requests X-Y Authorization".split(),
-    *b"HTTP2-Settings Origin Sec-Fetch-Mode Date Link _x A".split(),
+    *b"HTTP2-Settings Origin Sec-Fetch-Mode Date Link _x A Want-Repr-Digest want-repr-digest".split(),
 ]
 VALUES = [
     *b"x x:80 [::1] [::1]:8080 x:123456 close Close keep-alive bytes=0-1 * 100-continue 0 3 chunked".split(),
@@ -603,6 +613,10 @@ def test_a_plain_request_with_some_bytes_changed_is_not_taken_for_another(
         *(b"%s: chunked" % name for name in b"Transfer-Encoding transfer-encoding TRANSFER-ENCODING".split()),
         *(b"%s: 100-continue" % name for name in b"Expect expect EXPECT".split()),
         *(b"%s: websocket" % name for name in b"Upgrade upgrade UPGRADE".split()),
+        *(
+            b"%s: sha-256=10" % name
+            for name in b"Want-Repr-Digest want-repr-digest WANT-REPR-DIGEST wANT-rEPR-dIGEST".split()
+        ),
         *(
             b"Connection: %s" % value
             for value in (b"Close", b"upgrade", b"close, x", b"x", b"", b"keep-alive ", b"closed")

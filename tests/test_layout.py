@@ -57,6 +57,7 @@ OURS = {
     "fileserver.transport": set(),
     "fileserver.accesslog": {"fileserver.bursts", "fileserver.threads"},
     "fileserver.conditional": {"fileserver.dates", "fileserver.representation"},
+    "fileserver.digests": {"lrucache", "fileserver.fills", "fileserver.store", "fileserver.turns"},
     "fileserver.precompressed": {"fileserver.negotiation", "fileserver.root", "fileserver.store"},
     "fileserver.replies": {
         "lrucache",
@@ -69,6 +70,7 @@ OURS = {
         "lrucache",
         "fileserver.fills",
         "fileserver.conditional",
+        "fileserver.digests",
         "fileserver.negotiation",
         "fileserver.precompressed",
         "fileserver.replies",
@@ -434,6 +436,7 @@ OTHERS = {
     "fileserver.turns": {"gevent"},
     "fileserver.threads": {"gevent"},
     "fileserver.precompressed": {"gevent"},
+    "fileserver.digests": {"gevent"},
     "fileserver.fastpath": {"gevent"},
     "fileserver.whatif": {"gevent"},
     "lrucache.bound": {"numpy"},

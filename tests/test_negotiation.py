@@ -1,10 +1,11 @@
-"""Which form of a page or file is liked best. The tables are RFC 9110 sections 12.4.2, 12.5.1 and 12.5.3."""
+"""Which form of a page or file is liked best. The tables are RFC 9110 sections 12.4.2, 12.5.1 and 12.5.3,
+and RFC 9530 section 4 with the dictionaries of RFC 9651."""
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fileserver.negotiation import CODINGS, accepted_codings, prefers_json
+from fileserver.negotiation import CODINGS, accepted_codings, prefers_json, wants_sha_256
 
 
 @pytest.mark.parametrize(
@@ -127,7 +128,112 @@ def test_codings_come_in_the_order_they_are_liked(accept_encoding: bytes, coding
     assert accepted_codings(accept_encoding) == codings
 
 
-PIECES = [b"gzip", b"x-gzip", b"br", b"identity", b"*", b"application/json", b"text/html"]
+@pytest.mark.parametrize(
+    "want_repr_digest",
+    [
+        *(b"sha-256=%d" % weight for weight in range(1, 11)),
+        # 9651, 4.2.2: members in any order, with spaces and tabs around the commas
+        b"sha-256=1, sha-512=10",
+        b"sha-512=10,sha-256=1",
+        b"sha-512=3,\tsha-256=10 \t, unixsum=0",
+        b"sha-512=0, sha-256=1",
+        b" sha-256=5 ",
+        # ... of any name, ours in whole only, and the last of a name counts
+        b"*a_b-c.d*=1, sha-256=1, md5=0",
+        b"sha-256=0, sha-256=1",
+        b"sha-256=0, sha-512=1, sha-256=10",
+        b"sha-256-x=0, sha-256=1, x-sha-256=0",
+        # 3.1.2: parameters mean nothing here
+        b"sha-256=5;x",
+        b"sha-256=5;x=1;y=?0",
+        b"sha-256=5; x=1;  *y=0",
+        b"sha-512=5;sha-256=0, sha-256=5;sha-256=0",
+        b'sha-256=5;x="y"',
+    ],
+)
+def test_sha_256_is_wanted_when_it_has_a_weight(want_repr_digest: bytes) -> None:
+    assert wants_sha_256(want_repr_digest)
+
+
+@pytest.mark.parametrize(
+    "want_repr_digest",
+    [
+        b"",
+        b"sha-256=0",
+        b"sha-256=0;x=1",
+        b"sha-512=10",
+        b"sha-512=10, sha-256=0",
+        b"sha-256=10, sha-256=0",
+        b"sha-256=10, sha-512=5, sha-256=0",
+        b"sha-512=5;sha-256=10",
+        b"sha-256-x=1",
+        b"x-sha-256=1",
+        b"sha-25=1, sha-2560=1, sha_256=1, sha.256=1",
+        # 9530, 4: whole numbers up to 10 and nothing else
+        b"sha-256",
+        b"sha-256=?1",
+        b"sha-256=11",
+        b"sha-256=100",
+        b"sha-256=-1",
+        b"sha-256=1.0",
+        b"sha-256=0.5",
+        b'sha-256="1"',
+        b"sha-256=one",
+        b"sha-256=:MQ==:",
+        b"sha-256=(1)",
+        b"sha-256;q=1",
+        # 9651, 4.2: what is malformed anywhere is no dictionary at all
+        b"sha-256=",
+        b"sha-256=1,",
+        b",sha-256=1",
+        b"sha-256=1,,sha-512=1",
+        b"sha-256=1, ",
+        b"sha-256=1 sha-512=1",
+        b"sha-256=1; sha-512=1, =",
+        b"sha-256=1, sha-512=",
+        b"sha-256=1, sha-512=1x",
+        b"sha-256=1, SHA-512=1",
+        b"sha-256=1, Sha-512=1",
+        b"sha-256=1, 512=1",
+        b"sha-256=1, -x=1",
+        b"sha-256=1, sha 512=1",
+        b"SHA-256=1",
+        b"Sha-256=1",
+        b"sha-256 =1",
+        b"sha-256= 1",
+        b"sha-256=1 ;x",
+        b"sha-256=+1",
+        b"sha-256==1",
+        b"sha-256:1",
+        b"sha-256=1\n",
+        b"sha-256=\xd9\xa1",
+        b"sha-256=1, \xff=1",
+        b"*",
+        b"1",
+    ],
+)
+def test_sha_256_is_not_wanted_otherwise(want_repr_digest: bytes) -> None:
+    assert not wants_sha_256(want_repr_digest)
+
+
+members = st.tuples(st.sampled_from([b"sha-256", b"sha-512", b"md5", b"a*"]), st.integers(0, 10))
+spaces = st.sampled_from([b"", b" ", b"\t", b" \t "])
+parameters = st.sampled_from([b"", b";a", b"; b=1", b";c=?0;d=x"])
+
+
+@settings(derandomize=True, database=None, max_examples=200, deadline=None)
+@given(st.lists(st.tuples(members, parameters, spaces, spaces), max_size=5))
+def test_the_last_weight_of_sha_256_counts(
+    dictionary: list[tuple[tuple[bytes, int], bytes, bytes, bytes]],
+) -> None:
+    value = b",".join(
+        before + b"%b=%d" % member + parameter + after for member, parameter, before, after in dictionary
+    )
+    weight = dict(member for member, _, _, _ in dictionary).get(b"sha-256", 0)
+    assert wants_sha_256(value) == (weight > 0)
+
+
+PIECES = [b"gzip", b"x-gzip", b"br", b"identity", b"*", b"application/json", b"text/html", b"sha-256="]
 values = st.lists(st.sampled_from([*PIECES, b";", b"q=", b"0", b"1", b".", b"5", b",", b" "])).map(b"".join)
 
 
@@ -138,6 +244,7 @@ def test_no_bytes_are_too_odd_to_choose_by(value: bytes) -> None:
     assert set(codings) <= set(CODINGS)
     assert len(set(codings)) == len(codings)
     assert b"application/json" in value.lower() or not prefers_json(value)
+    assert b"sha-256=" in value or not wants_sha_256(value)
 
 
 weights = st.integers(0, 1000)

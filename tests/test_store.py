@@ -235,9 +235,9 @@ def test_head_starts_no_fill_and_counts_nothing(folder: Path, io: str) -> None:
     with House(folder, io=io) as house:
         house.write("a", b"content")
         described = house.store.describe("a")
-        assert (described.is_cached, described.representation.identity.size) == (False, 7)
+        assert (described.stored, described.representation.identity.size) == (None, 7)
         house.fetch("a")
-        assert house.store.describe("a").is_cached
+        assert house.store.describe("a").stored is not None
         stats = house.cache.stats()
         assert (stats.hits, stats.misses, stats.entries) == (0, 1, 1)
 

@@ -486,7 +486,7 @@ def test_field_names_are_lower_case_and_repeated_fields_are_joined() -> None:
     "name",
     [
         *(b"accept", b"accept-encoding", b"authorization", b"if-match", b"if-modified-since", b"if-none-match"),
-        *(b"if-range", b"if-unmodified-since", b"range", b"referer", b"user-agent"),
+        *(b"if-range", b"if-unmodified-since", b"range", b"referer", b"user-agent", b"want-repr-digest"),
     ],
     ids=bytes.decode,
 )
@@ -503,7 +503,7 @@ def test_a_field_we_act_on_is_found_whole_joined_and_under_its_own_name_only(nam
 
 
 def test_a_field_we_do_not_act_on_is_left_out() -> None:
-    assert read(get(b"/", b"Cookie: c\r\n", b"Connection: x\r\n")) == [
+    assert read(get(b"/", b"Cookie: c\r\n", b"Connection: x\r\n", b"Want-Content-Digest: a=1\r\n")) == [
         Request(b"GET", b"/", {b"host": b"a"}, 1, True)
     ]
 
