@@ -1,5 +1,6 @@
-"""`gclient.py HOST PORT stats`: a table for people that agrees with the counters, and `--json` as the server says
-them. Against the real server, and against servers that answer something else."""
+"""`gclient.py HOST PORT stats` and `list`: tables for people that agree with the counters and the cache, `--json`
+for programs, and what a terminal gets of it. Against the real server, and against servers that answer something
+else."""
 
 import copy
 import json
@@ -15,10 +16,13 @@ from typing import Any
 import pytest
 import trustme
 
+from tests.clients import BUFFERED, OnATerminal, address, command, error_line
+from tests.misbehaving import GIVE_UP_S, Misbehaving, head, says
 from tests.program import Program, gclient, sparse
-from tests.test_gclient import BUFFERED, FakeServer, address, command, error_line, head, says
 
 NOT_COUNTERS = "the answer is not the counters of a gserver"
+NOT_A_LIST = "the answer is not the list of a gserver"
+NOT_JSON = "the answer is not JSON"
 TOKEN = "mF_9.B5f-4.1JqM"
 
 UNITS: dict[str, float] = {
@@ -64,7 +68,7 @@ def printed(*arguments: str) -> str:
 
 def shown(stats: object) -> tuple[Table, dict[str, list[str]]]:
     """The two tables that are printed of these counters."""
-    with FakeServer(says(as_json(stats))) as fake:
+    with Misbehaving(says(as_json(stats))) as fake:
         return tables(printed(*fake.address))
 
 
@@ -247,14 +251,17 @@ def test_what_a_newer_server_counts_besides_changes_nothing(counters: dict[str, 
     assert shown(counters | {"novel": {"\x1b[2J": "\x1b[31m"}, "schema": 2}) == shown(counters)
 
 
-# As the server says it.
+# For programs.
 
 
-def test_json_is_what_the_server_says_byte_for_byte() -> None:
-    content = b'{"hits":  1,\r\n\t"\xc3\xa4": [null, 1e3]}   \n\n'
-    with FakeServer(says(head(len(content), content_type="application/json") + content)) as fake:
+def test_json_is_all_that_the_server_says_in_ascii() -> None:
+    content = '{"hits":  1,\r\n\t"ä\x9b": [null, 1e3, -0.5, "\\u001b[2J\\ud800"], "": {}}   \n\n'.encode()
+    with Misbehaving(says(head(len(content), content_type="application/json") + content)) as fake:
         result = gclient(*fake.address, "stats", "--json")
-    assert (result.returncode, result.stdout, result.stderr) == (0, content, b"")
+    assert (result.returncode, result.stderr) == (0, b"")
+    assert result.stdout.isascii()
+    assert result.stdout.decode().replace("\n", "").isprintable()
+    assert json.loads(result.stdout) == json.loads(content)
 
 
 def test_json_of_a_real_server_has_the_counters_at_rest(busy: Program) -> None:
@@ -270,15 +277,6 @@ def test_json_of_a_real_server_has_the_counters_at_rest(busy: Program) -> None:
     assert result.stdout == json.dumps(said, indent=2).encode() + b"\n"
 
 
-@pytest.mark.parametrize(
-    "words",
-    [["list"], ["health"], ["file", "."], ["get", "file"], ["get", "file", "-d", "."], ["stats", "."]],
-    ids=" ".join,
-)
-def test_json_is_for_stats_only(words: list[str]) -> None:
-    assert error_line("localhost", "80", *words, "--json") == (2, "--json is for stats (see --help)")
-
-
 # Strange answers.
 
 TOO_LARGE_INT = 10**400
@@ -286,32 +284,48 @@ WRONG: list[object] = ["x", [], {}, "\x1b[31m"]
 
 
 @pytest.mark.parametrize(
-    "content",
+    ("content", "message"),
     [
-        b"",
-        b"ok\n",
-        b"<!doctype html><title>Login</title>",
-        b"[]",
-        b"{}",
-        b"null",
-        b"0",
-        b'"hits"',
-        b'[{"hits": 1}]',
-        b'{"hits": 1',
-        b'{"hits": 1}',
-        b'{"hits": 1} {"hits": 2}',
-        b"\xff\xfe\xfd",
-        b"\x00",
-        b"[" * 100_000,
-        b'{"a":' * 100_000,
-        b"1" * 100_000,
-        b'{"hits": Infinity, "misses": 0, "coalesced": 0, "bypasses": 0}',
+        (b"", NOT_JSON),
+        (b"ok\n", NOT_JSON),
+        (b"<!doctype html><title>Login</title>", NOT_JSON),
+        (b"[]", NOT_COUNTERS),
+        (b"{}", NOT_COUNTERS),
+        (b"null", NOT_COUNTERS),
+        (b"0", NOT_COUNTERS),
+        (b'"hits"', NOT_COUNTERS),
+        (b'[{"hits": 1}]', NOT_COUNTERS),
+        (b'{"hits": 1', NOT_JSON),
+        (b'{"hits": 1}', NOT_COUNTERS),
+        (b'{"hits": 1} {"hits": 2}', NOT_JSON),
+        (b"\xff\xfe\xfd", NOT_JSON),
+        (b"\x00", NOT_JSON),
+        (b"[" * 100_000, NOT_JSON),
+        (b'{"a":' * 100_000, NOT_JSON),
+        (b"1" * 100_000, NOT_JSON),
+        (b'{"hits": Infinity, "misses": 0, "coalesced": 0, "bypasses": 0}', NOT_COUNTERS),
     ],
     ids=range(18),
 )
-def test_what_are_no_counters_exits_8_in_one_line(content: bytes) -> None:
-    with FakeServer(says(head(len(content)) + content)) as fake:
-        assert error_line(*fake.address, "stats") == (8, NOT_COUNTERS)
+def test_what_are_no_counters_exits_8_in_one_line(content: bytes, message: str) -> None:
+    with Misbehaving(says(head(len(content)) + content)) as fake:
+        assert error_line(*fake.address, "stats") == (8, message)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", NOT_JSON),
+        (b"ok\n", NOT_JSON),
+        (b"[" * 100_000, NOT_JSON),
+        (b"[]", NOT_COUNTERS),
+        (b"1", NOT_COUNTERS),
+    ],
+    ids=range(5),
+)
+def test_json_of_what_are_no_counters_exits_8_too(content: bytes, message: str) -> None:
+    with Misbehaving(says(head(len(content)) + content)) as fake:
+        assert error_line(*fake.address, "stats", "--json") == (8, message)
 
 
 @pytest.mark.parametrize(
@@ -320,7 +334,7 @@ def test_what_are_no_counters_exits_8_in_one_line(content: bytes) -> None:
      "evictions", "disk_reads_inline", "disk_reads_pool", "connections", "connections_idle", "rss_bytes"],
 )  # fmt: skip
 def test_counters_without_one_that_every_server_has_are_none(counters: dict[str, Any], key: str) -> None:
-    with FakeServer(says(as_json({name: counters[name] for name in counters if name != key}))) as fake:
+    with Misbehaving(says(as_json({name: counters[name] for name in counters if name != key}))) as fake:
         assert error_line(*fake.address, "stats") == (8, NOT_COUNTERS)
 
 
@@ -347,20 +361,8 @@ def test_counters_without_one_that_every_server_has_are_none(counters: dict[str,
     ids=lambda each: str(each)[:40].replace("\x1b", "ESC"),
 )
 def test_a_counter_of_another_kind_exits_8_in_one_line(counters: dict[str, Any], path: str, new: object) -> None:
-    with FakeServer(says(as_json(changed(counters, path, new)))) as fake:
+    with Misbehaving(says(as_json(changed(counters, path, new)))) as fake:
         assert error_line(*fake.address, "stats") == (8, NOT_COUNTERS)
-
-
-@pytest.mark.parametrize("name", ["\x1b[2J\x1b[31mhit", "\r\x07", "a\nb", "\u202e", "\x9b31m", "\ud800"])
-def test_nothing_that_a_terminal_obeys_is_printed(counters: dict[str, Any], name: str) -> None:
-    """A class of answers is a word of the server's; it may be refused or shown otherwise, never as it came."""
-    strange = changed(counters, "latency", {name: counters["latency"]["hit"]})
-    with FakeServer(says(as_json(strange))) as fake:
-        result = gclient(*fake.address, "stats")
-    assert result.returncode in (0, 8)
-    assert b"Traceback" not in result.stderr
-    assert (result.stdout + result.stderr).decode().replace("\n", "").isprintable()
-    assert (result.returncode == 0) == (result.stderr == b"") == (result.stdout.count(b"\n") == 17)
 
 
 def test_an_answer_of_ten_megabytes_is_not_even_read() -> None:
@@ -368,24 +370,24 @@ def test_an_answer_of_ten_megabytes_is_not_even_read() -> None:
 
     def promise(client: socket.socket, gate: threading.Event) -> None:
         client.sendall(head(10_000_000))
-        gate.wait(20)
+        gate.wait(GIVE_UP_S)
 
-    with FakeServer(promise) as fake:
+    with Misbehaving(promise) as fake:
         code, message = error_line(*fake.address, "stats", "--timeout", "5")
-    assert (code, message) == (8, "the answer is too long for counters")
+    assert (code, message) == (8, "the answer is longer than 1 MiB")
 
 
 def test_an_answer_that_is_as_long_as_counters_can_be_is_read(counters: dict[str, Any]) -> None:
     content = json.dumps(counters).encode().ljust(1 << 20)
-    with FakeServer(says(head(len(content)) + content)) as fake:
+    with Misbehaving(says(head(len(content)) + content)) as fake:
         assert tables(printed(*fake.address)) == shown(counters)
-    with FakeServer(says(head(len(content) + 1) + content + b" ")) as fake:
-        assert error_line(*fake.address, "stats") == (8, "the answer is too long for counters")
+    with Misbehaving(says(head(len(content) + 1) + content + b" ")) as fake:
+        assert error_line(*fake.address, "stats") == (8, "the answer is longer than 1 MiB")
 
 
 @pytest.mark.parametrize("more", [(), ("--json",)])
 def test_counters_that_were_cut_exit_18(more: tuple[str, ...]) -> None:
-    with FakeServer(says(head(100) + b'{"hits": 1')) as fake:
+    with Misbehaving(says(head(100) + b'{"hits": 1')) as fake:
         code, message = error_line(*fake.address, "stats", *more)
     assert (code, message) == (18, "the transfer was cut, 90 bytes are missing")
 
@@ -393,7 +395,7 @@ def test_counters_that_were_cut_exit_18(more: tuple[str, ...]) -> None:
 @pytest.mark.parametrize("more", [(), ("--json",)])
 def test_a_server_that_says_no_is_quoted(more: tuple[str, ...]) -> None:
     words = "statistics are not for strangers (--admin)"
-    with FakeServer(says(head(len(words) + 1, "403 Forbidden") + words.encode() + b"\n")) as fake:
+    with Misbehaving(says(head(len(words) + 1, "403 Forbidden") + words.encode() + b"\n")) as fake:
         assert error_line(*fake.address, "stats", *more) == (22, words)
 
 
@@ -448,3 +450,221 @@ def test_stats_come_over_tls_and_with_a_token(folder: Path, tmp_path: Path) -> N
         for more in ((), ("--json",)):
             refused = error_line(*address(server), "stats", *more, *tls)
             assert refused == (22, "a valid token is needed")
+
+
+# The list.
+
+
+def entry(name: str = "x", **fields: object) -> dict[str, object]:
+    """A file in the cache as a server says it."""
+    return {"name": name, "size": 1, "hits": 0, "age_s": 0.5, "idle_s": 0.5, "readers": 0} | fields
+
+
+def listed(*entries: object) -> bytes:
+    """The whole answer of a server that lists these."""
+    return as_json({"stats": {}, "entries": entries})
+
+
+def test_the_list_of_a_real_server_is_told_in_three_ways(folder: Path) -> None:
+    for number, name in enumerate(("one", "two words", "ü", "sub/low")):
+        (folder / name).parent.mkdir(exist_ok=True)
+        sparse(folder / name, number * 1024)
+    with Program(folder) as server:
+        for more in ((), ("--long",), ("--json",)):
+            assert gclient(*address(server), "list", *more).stdout == b""
+        for name in ("one", "two%20words", "two%20words", "sub/low", "%C3%BC", "two%20words"):
+            assert server.get(f"/{name}")[0] == 200
+        names, long, objects = (
+            gclient(*address(server), "list", *more).stdout.decode() for more in ((), ("--long",), ("--json",))
+        )
+    expected = [("two words", 1024, 2), ("ü", 2048, 0), ("sub/low", 3072, 0), ("one", 0, 0)]
+    assert names.splitlines() == [name for name, _, _ in expected]
+    entries = [json.loads(line) for line in objects.splitlines()]
+    assert [(each["name"], each["size"], each["hits"]) for each in entries] == expected
+    assert all(0 <= each["idle_s"] <= each["age_s"] and each["readers"] == 0 for each in entries)
+    assert [line.split()[:4] for line in long.splitlines()] == [
+        ["1", "KiB", "2", "hits"],
+        ["2", "KiB", "0", "hits"],
+        ["3", "KiB", "0", "hits"],
+        ["0", "B", "0", "hits"],
+    ]
+    assert [line.partition(" unused  ")[2] for line in long.splitlines()] == [name for name, _, _ in expected]
+
+
+def test_a_long_list_has_sizes_uses_and_ages_in_columns() -> None:
+    entries = [
+        entry("a b", size=3 << 20, hits=1234567, age_s=7200, idle_s=0.0125, readers=3),
+        entry("/ü", size=999, hits=1, age_s=119.4, idle_s=120),
+    ]
+    with Misbehaving(says(listed(*entries))) as fake:
+        result = gclient(*fake.address, "list", "--long")
+    assert fake.requests[0][""] == "GET /-/cache?format=json HTTP/1.1"
+    assert (result.returncode, result.stderr) == (0, b"")
+    assert result.stdout.decode() == (
+        "    3 MiB 1,234,567 hits      2 h old  12.5 ms unused  a b\n"
+        "    999 B         1 hits    119 s old    2 min unused  /ü\n"
+    )
+
+
+def test_a_list_as_json_is_an_object_on_a_line_and_ascii() -> None:
+    names = ["ü\x9b\u202e", "\x1b[2J\n", "\ud800", "plain"]
+    entries = [entry(name, size=2, hits=3, age_s=4.5, idle_s=0, readers=1) for name in names]
+    with Misbehaving(says(listed(*entries))) as fake:
+        result = gclient(*fake.address, "list", "--json")
+    assert (result.returncode, result.stderr) == (0, b"")
+    assert result.stdout.isascii()
+    assert [json.loads(line) for line in result.stdout.splitlines()] == entries
+
+
+@pytest.mark.parametrize("more", ["--long", "--json"])
+@pytest.mark.parametrize(
+    "said",
+    [
+        [],
+        {},
+        None,
+        "entries",
+        {"entries": None},
+        {"entries": 1},
+        {"entries": {"x": 1}},
+        {"entries": "x"},
+        {"entries": [None]},
+        {"entries": [["name"]]},
+        *(
+            {"entries": [{key: value for key, value in entry().items() if key != left_out}]}
+            for left_out in entry()
+        ),
+        *({"entries": [entry(), entry(size=wrong)]} for wrong in (*WRONG, None, float("inf"), float("nan"))),
+        {"entries": [entry(hits={})]},
+        {"entries": [entry(readers="x")]},
+        {"entries": [entry(age_s="x")]},
+        {"entries": [entry(age_s=TOO_LARGE_INT)]},
+        {"entries": [entry(idle_s=None)]},
+    ],
+    ids=lambda each: str(each)[:60],
+)
+def test_what_is_no_list_exits_8_in_one_line(said: object, more: str) -> None:
+    with Misbehaving(says(as_json(said))) as fake:
+        assert error_line(*fake.address, "list", more) == (8, NOT_A_LIST)
+
+
+@pytest.mark.parametrize("more", ["--long", "--json"])
+def test_a_list_that_is_not_json_exits_8(more: str) -> None:
+    for content in (b"", b"x\n", b"\xff"):
+        with Misbehaving(says(head(len(content)) + content)) as fake:
+            assert error_line(*fake.address, "list", more) == (8, NOT_JSON)
+
+
+@pytest.mark.parametrize(
+    "strange", [entry(size=TOO_LARGE_INT), entry(hits=TOO_LARGE_INT), entry("\ud800")], ids=range(3)
+)
+def test_a_long_list_that_cannot_be_told_is_no_list_or_told_otherwise(strange: dict[str, object]) -> None:
+    with Misbehaving(says(listed(strange))) as fake:
+        result = gclient(*fake.address, "list", "--long")
+    assert result.returncode in (0, 8), result.stderr
+    assert b"Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("more", [(), ("--long",), ("--json",)])
+def test_a_list_longer_than_a_list_can_be_is_not_even_read(more: tuple[str, ...]) -> None:
+    def promise(client: socket.socket, gate: threading.Event) -> None:
+        client.sendall(head((256 << 20) + 1))
+        gate.wait(GIVE_UP_S)
+
+    with Misbehaving(promise) as fake:
+        code, message = error_line(*fake.address, "list", *more, "--timeout", "5")
+    assert (code, message) == (8, "the answer is longer than 256 MiB")
+
+
+@pytest.mark.parametrize("more", [(), ("--long",), ("--json",)])
+def test_a_list_that_was_cut_or_refused_prints_nothing(more: tuple[str, ...]) -> None:
+    for content, code in ((head(100) + b"x\n", 18), (head(3, "403 Forbidden") + b"no\n", 22)):
+        with Misbehaving(says(content)) as fake:
+            result = gclient(*fake.address, "list", *more)
+        assert (result.returncode, result.stdout) == (code, b"")
+
+
+# What a terminal gets.
+
+OBEYED = [chr(code) for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) != "\n"]
+OBEYED += [chr(code) for code in (0x61C, 0x200E, 0x200F, *range(0x2028, 0x202F), *range(0x2066, 0x206A), 0xFEFF)]
+"""The control characters, those that turn the direction of what follows, other ends of lines."""
+
+
+def on_a_terminal(*arguments: str) -> tuple[int, str]:
+    """The exit code, and what a terminal shows that has standard output and standard error."""
+    with OnATerminal(*arguments, shows_output=True) as client:
+        code = client.finish()
+    return code, client.screen.decode().replace("\r\n", "\n")
+
+
+def test_names_are_raw_in_a_pipe_and_harmless_on_a_terminal() -> None:
+    names = [f"a{sign}b" for sign in OBEYED] + ["plain ü 日本", "\x1b]0;title\x07\x1b[2J"]
+    content = "\n".join(names).encode() + b"\nnot \xff\xc2\x00UTF-8\n"
+    answer = head(len(content)) + content
+    with Misbehaving(says(answer), says(answer)) as fake:
+        piped = gclient(*fake.address, "list")
+        code, screen = on_a_terminal(*fake.address, "list")
+    assert (piped.returncode, piped.stdout, piped.stderr) == (0, content, b"")
+    assert code == 0
+    harmless = ["a?b"] * len(OBEYED) + ["plain ü 日本", "?]0;title??[2J", "not ???UTF-8"]
+    assert screen.splitlines() == harmless
+
+
+def test_names_of_a_long_list_are_raw_in_a_pipe_and_harmless_on_a_terminal() -> None:
+    answer = listed(*(entry(f"a{sign}b") for sign in OBEYED))
+    with Misbehaving(says(answer), says(answer)) as fake:
+        piped = gclient(*fake.address, "list", "--long").stdout.decode()
+        code, screen = on_a_terminal(*fake.address, "list", "--long")
+    line = "      1 B         0 hits   500 ms old   500 ms unused  a{}b\n"
+    assert piped == "".join(line.format(sign) for sign in OBEYED)
+    assert (code, screen) == (0, line.format("?") * len(OBEYED))
+
+
+def test_a_name_that_a_real_server_lists_cannot_turn_the_line_around(folder: Path) -> None:
+    name = "a\u202eb\u2066c"
+    (folder / name).write_text("x")
+    with Program(folder) as server:
+        assert server.get("/a%E2%80%AEb%E2%81%A6c")[0] == 200
+        assert gclient(*address(server), "list").stdout.decode() == f"{name}\n"
+        assert on_a_terminal(*address(server), "list") == (0, "a?b?c\n")
+
+
+@pytest.mark.parametrize("name", ["\x1b[2J\x1b[31mhit", "\r\x07", "\u202e", "\x9b31m", "\x85", "a\nb"])
+def test_the_words_of_a_server_in_its_counters_are_raw_in_a_pipe_and_harmless_on_a_terminal(
+    counters: dict[str, Any], name: str
+) -> None:
+    strange = as_json(changed(counters, "latency", {name: counters["latency"]["hit"]}))
+    with Misbehaving(says(strange), says(strange)) as fake:
+        code, screen = on_a_terminal(*fake.address, "stats")
+        piped = gclient(*fake.address, "stats")
+    assert (code, piped.returncode, piped.stderr) == (0, 0, b"")
+    assert screen.replace("\n", "").isprintable()
+    assert f"\n{name:<18} " in piped.stdout.decode()
+    harmless = "".join(sign if sign.isprintable() or sign == "\n" else "?" for sign in name)
+    assert f"\n{harmless:<18} " in screen
+
+
+def test_words_that_are_no_unicode_are_refused_or_shown_otherwise(counters: dict[str, Any]) -> None:
+    strange = as_json(changed(counters, "latency", {"\ud800": counters["latency"]["hit"]}))
+    with Misbehaving(says(strange), says(strange)) as fake:
+        code, screen = on_a_terminal(*fake.address, "stats")
+        piped = gclient(*fake.address, "stats")
+    assert code in (0, 8)
+    assert piped.returncode in (0, 8)
+    assert "Traceback" not in screen + piped.stderr.decode()
+    assert screen.replace("\n", "").isprintable()
+
+
+def test_a_terminal_gets_the_same_table_as_a_pipe(counters: dict[str, Any]) -> None:
+    with Misbehaving(says(as_json(counters))) as fake:
+        code, screen = on_a_terminal(*fake.address, "stats")
+    assert code == 0
+    assert tables(screen) == shown(counters)
+
+
+def test_health_and_a_refusal_are_printed_safely_also_in_a_pipe() -> None:
+    words = "up \x1b[2J\x9b\u202e ü"
+    with Misbehaving(says(head(len(words.encode())) + words.encode())) as fake:
+        result = gclient(*fake.address, "health")
+    assert (result.returncode, result.stdout.decode()) == (0, "up ?[2J?? ü\n")
