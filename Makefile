@@ -39,6 +39,7 @@ bench: .venv/ready .bench-venv/ready
 	$(BIN)/python -m benchmarks.policies
 	$(BIN)/python -m benchmarks.dashboard
 	$(BIN)/python -m benchmarks.attackers
+	$(BIN)/python -m benchmarks.downloads
 	$(BIN)/python -m benchmarks.hotpath
 
 clean:

@@ -105,33 +105,41 @@ def first_answer_s(folder: Path, *, python: Sequence[str] = (), errors: IO[str] 
 def imports_s() -> float:
     """Seconds that an interpreter takes from start to end with IMPORTS_ONLY. Raises Refused when it fails."""
     began_s = time.perf_counter()
-    process = on_server_core([sys.executable, "-c", IMPORTS_ONLY])
+    return ended_s(on_server_core([sys.executable, "-c", IMPORTS_ONLY]), START_MAX_S) - began_s
+
+
+def ended_s(process: "subprocess.Popen[bytes]", max_s: float) -> float:
+    """When it ended, on the clock of `time.perf_counter`. Raises Refused when it fails or goes on for `max_s`."""
     ended = os.pidfd_open(process.pid)  # `wait` with a timeout looks now and then, and so ends too late
     try:
-        select.select([ended], [], [], START_MAX_S)
-        took_s = time.perf_counter() - began_s
+        select.select([ended], [], [], max_s)
+        now_s = time.perf_counter()
     finally:
         os.close(ended)
         process.kill()
     if process.wait() != 0:
-        raise Refused(f"{IMPORTS_ONLY!r} fails")
-    return took_s
+        raise Refused(f"it fails: {process.args!r}")
+    return now_s
 
 
 def on_server_core(command: Sequence[str], errors: IO[str] | None = None) -> "subprocess.Popen[bytes]":
     """Start a program where servers run, with whatever Python compiles kept for the next time."""
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     pin(SERVER_CORE)
     try:
         return subprocess.Popen(
             command,
-            env=environment,
+            env=compiling(),
             cwd=PROJECT,
             stdin=subprocess.DEVNULL,
             stderr=errors or subprocess.DEVNULL,
         )
     finally:
         pin(LOAD_CORE)
+
+
+def compiling() -> dict[str, str]:
+    """The environment of a program that keeps what Python has compiled, as users' do."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 
 
 def import_times(said: str) -> list[Import]:

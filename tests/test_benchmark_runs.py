@@ -107,3 +107,15 @@ def test_hotpath_says_which_lines_the_time_goes_to(tmp_path: Path) -> None:
     (scenario,) = json.loads(figures.read_text())["scenarios"]
     assert scenario["figures"]["samples"]["gserver"][0]["cpu_us"] > 0
     assert sum(line["share"] for line in scenario["profile"]["lines"]) == pytest.approx(1)
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+def test_gclient_is_compared_with_curl_and_with_what_it_imports(tmp_path: Path) -> None:
+    said = run(tmp_path, "downloads", "--rounds", "1", "--starts", "1", "--mib", "65")
+    lines = [line.split() for line in said.splitlines()]
+    assert [line[:3] for line in lines if line[:1] == ["gserver"]] == [
+        ["gserver", "to", "a"],
+        ["gserver", "to", "/dev/null"],
+    ]
+    assert ("left out" in said) is not has_nginx
+    assert {"gclient.py", "-m"} < {line[0] for line in lines if line}

@@ -316,6 +316,15 @@ OURS = {
         "benchmarks.report",
         "benchmarks.workloads",
     },
+    "benchmarks.downloads": {
+        "benchmarks.clients",
+        "benchmarks.command",
+        "benchmarks.peers",
+        "benchmarks.report",
+        "benchmarks.rounds",
+        "benchmarks.start",
+        "benchmarks.workloads",
+    },
     "benchmarks.footprint": {
         "benchmarks.clients",
         "benchmarks.command",
