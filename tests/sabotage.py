@@ -25,6 +25,7 @@ from fileserver.site import Site
 from fileserver.store import Body, Store
 from fileserver.traffic import Traffic
 from fileserver.transport import Gone, Transport
+from fileserver.wire import OneLine
 from lrucache import Cache, CacheStats, Entry, Outcome, Refusal
 
 Wrong = Callable[..., Any]
@@ -432,6 +433,25 @@ def shows_what_it_hides() -> None:
     @instead_of(replies, "error")
     def error(right: Wrong, status: int, reason: str, fields: Any = None) -> Any:
         return right(status, "root:x:0:0:root:/root:/bin/sh", fields)
+
+
+def lists_on_one_line(change: Callable[[list[bytes]], list[bytes]]) -> None:
+    """LIST shows other names than over HTTP."""
+
+    @instead_of(Site, "answer_line")
+    def answer_line(right: Wrong, site: Site, line: OneLine) -> Any:
+        reply = right(site, line)
+        return reply if line.name is not None else page(b"".join(change(reply.content.splitlines(True))), "")
+
+
+def lists_a_third_on_one_line() -> None:
+    """The rest are left out."""
+    lists_on_one_line(lambda names: names[1::3])
+
+
+def lists_ghosts_on_one_line() -> None:
+    """More than half of the names are nobody's."""
+    lists_on_one_line(lambda names: [*names, *(b"no " + name for name in names), b"nobody\n"])
 
 
 def knows_no_names_on_one_line() -> None:

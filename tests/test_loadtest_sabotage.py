@@ -96,6 +96,8 @@ CASES = (
     Case(sabotage.lists_half, checks.WHOLE, READERS_AND_LISTERS),
     Case(sabotage.lists_the_smallest_twice, checks.ONCE, READERS_AND_LISTERS),
     Case(sabotage.lists_the_smallest_twice, checks.ONE_LINE, ONE_LINERS),
+    Case(sabotage.lists_a_third_on_one_line, checks.ONE_LINE, ONE_LINERS),
+    Case(sabotage.lists_ghosts_on_one_line, checks.ONE_LINE, ONE_LINERS),
     Case(sabotage.knows_no_names_on_one_line, checks.ONE_LINE, ONE_LINERS),
     Case(sabotage.flips_a_byte_in_a_hit, checks.CONTENT, READERS, SMALL),
     Case(sabotage.flips_a_byte_in_a_hit, checks.VERSION, READERS, PLAIN),
