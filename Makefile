@@ -43,7 +43,7 @@ bench: .venv/ready .bench-venv/ready
 	$(BIN)/python -m benchmarks.hotpath
 
 clean:
-	rm -rf build .schemathesis .venv .bench-venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
+	rm -rf build dist .schemathesis .venv .bench-venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
 
 .venv/ready: requirements.txt
 	$(PYTHON) -m venv .venv

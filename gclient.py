@@ -37,6 +37,9 @@ import stat
 import sys
 import time
 
+__version__ = "0.1.0"
+"""gserver's too: this file is the one that also stands alone."""
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -500,7 +503,12 @@ class Connection:
         if self._left != 0 or self._ahead or not self._keeps:
             self.close()
         self._left, self._keeps = 0, False
-        fields = {"Host": self._authority(), "User-Agent": "gclient", "Accept-Encoding": "identity", **fields}
+        fields = {
+            "Host": self._authority(),
+            "User-Agent": f"gclient/{__version__}",
+            "Accept-Encoding": "identity",
+            **fields,
+        }
         head = f"GET {path} HTTP/1.1\r\n" + "".join(f"{name}: {value}\r\n" for name, value in fields.items())
         was_open = self._socket is not None
         try:
@@ -1570,6 +1578,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
         (("-v", "--verbose"), "show what is said to the server and what it answers"),
     ):
         parser.add_argument(*flags, action="store_true", help=text)
+    parser.add_argument("--version", action="version", version=f"gclient {__version__}")
     given = sys.argv[1:] if arguments is None else arguments
     end = given.index("--") if "--" in given else len(given)
     options, words = parser.parse_known_args(given[:end])

@@ -69,8 +69,15 @@ class CannotStart(Exception):
 
 
 def main() -> int:
-    """Run until told to stop; the exit code."""
-    arguments = options.parse()
+    """What the command line says, until told to stop; the exit code."""
+    try:
+        return run(options.parse())
+    except KeyboardInterrupt:  # before the signal handlers stood
+        return 130
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Serve until told to stop; the exit code."""
     logging.basicConfig(level=arguments.log_level.upper(), format="%(asctime)s %(levelname)s %(message)s")
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     gc.set_threshold(*GC_THRESHOLDS)
@@ -275,7 +282,4 @@ def reach(arguments: argparse.Namespace) -> str:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except KeyboardInterrupt:  # before the signal handlers stood
-        sys.exit(130)
+    sys.exit(main())

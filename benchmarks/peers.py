@@ -19,7 +19,6 @@ import socket
 import subprocess
 import sys
 import time
-import tomllib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -479,10 +478,10 @@ def _gserver(place: Place) -> Command:
 
 def _gserver_version(checkout: Path) -> str:
     """Its number, the commit where there is one, and what it runs on."""
-    try:
-        number = tomllib.loads((checkout / "pyproject.toml").read_text())["project"]["version"]
-    except OSError:
-        number = "of unknown number"
+    number = "of unknown number"
+    with suppress(OSError):
+        found = re.search(r'^__version__ = "(.+)"', (checkout / "gclient.py").read_text(), re.MULTILINE)
+        number = found[1] if found else number
     try:
         commit = subprocess.run(
             ["git", "describe", "--always", "--dirty"], cwd=checkout, capture_output=True, text=True, check=True

@@ -17,6 +17,16 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message} (see --help)\n")
 
 
+class Version(argparse.Action):
+    """Says it and exits."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        from gclient import __version__  # noqa: PLC0415 (only who asks needs the client)
+
+        print(f"{parser.prog} {__version__}")
+        parser.exit()
+
+
 def parse() -> argparse.Namespace:
     """The command line. Exits with 2 when it is wrong."""
     parser = Parser(
@@ -132,6 +142,7 @@ def parse() -> argparse.Namespace:
         default="info",
         help="default: %(default)s",
     )
+    add("--version", action=Version, nargs=0, help="say which version it is and exit")
     arguments = parser.parse_args()
     if arguments.tls_key and not arguments.tls_cert:
         parser.error("--tls-key needs --tls-cert")

@@ -424,6 +424,7 @@ OURS = {
 }
 
 OTHERS = {
+    "fileserver.options": {"gclient"},  # the version, for who asks
     "gserver": {"gevent", "httptools"},
     "lrucache.cache": {"gevent"},
     "fileserver.wire": {"httptools"},
@@ -498,10 +499,11 @@ ALLOWED_IN_PURE = {
 
 
 PACKAGES = ("lrucache", "fileserver", "loadtest", "benchmarks")
+ALONE = ("gserver", "gclient")
 
 
 def modules() -> dict[str, Path]:
-    found = {name: PROJECT / f"{name}.py" for name in ("gserver", "gclient")}
+    found = {name: PROJECT / f"{name}.py" for name in ALONE}
     for package in PACKAGES:
         for path in sorted((PROJECT / package).rglob("*.py")):
             found[".".join(path.relative_to(PROJECT).with_suffix("").parts).removesuffix(".__init__")] = path
