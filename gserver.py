@@ -23,13 +23,14 @@ import gc
 import logging
 import os
 import signal
+import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import gevent
 from gevent.event import Event
 
-from fileserver import options, process
+from fileserver import options, process, systemd
 from fileserver.about.counters import VIEWERS_MAX
 from fileserver.accesslog import AccessLog
 from fileserver.disk import Disk
@@ -71,34 +72,39 @@ class CannotStart(Exception):
 def main() -> int:
     """What the command line says, until told to stop; the exit code."""
     try:
-        return run(options.parse())
+        listener = attempt("use the socket that was handed over", systemd.inherited_socket)
+        return run(options.parse(listener.getsockname()[:2] if listener else None), listener)
+    except CannotStart as problem:
+        print(f"gserver: {problem}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:  # before the signal handlers stood
         return 130
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """Serve until told to stop; the exit code."""
+def run(arguments: argparse.Namespace, listener: socket.socket | None) -> int:
+    """Serve until told to stop; the exit code. Raises CannotStart."""
     logging.basicConfig(level=arguments.log_level.upper(), format="%(asctime)s %(levelname)s %(message)s")
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     gc.set_threshold(*GC_THRESHOLDS)
     process.return_freed_memory(CHUNK_BYTES // 2)
-    try:
-        root, site, server = assemble(arguments)
-    except CannotStart as problem:
-        print(f"gserver: {problem}", file=sys.stderr)
-        return 1
+    root, site, server = assemble(arguments, listener)
+    manager = systemd.Manager()
     stop, at_once = Event(), Event()
     for name in ("SIGTERM", "SIGINT"):
         on_signal(name, lambda: at_once.set() if stop.is_set() else stop.set())
-    if arguments.tls_cert or arguments.token_file or arguments.access_log not in (None, "-"):
+    reloads = arguments.tls_cert or arguments.token_file or arguments.access_log not in (None, "-")
+    if reloads or manager.listens:
         wanted = Event()
-        gevent.spawn(reload_whenever, wanted, arguments, site, server)
+        gevent.spawn(reload_whenever, wanted, arguments, site, server, manager)
         on_signal("SIGHUP", wanted.set)
     else:
         on_signal("SIGHUP", stop.set)  # the terminal was closed
-    announce(arguments, root, server.port)
+    line = start_line(arguments, root, server.port)
+    print(f"gserver: {line}", file=sys.stderr, flush=True)
+    manager.serving(line)
     gc.freeze()
     stop.wait()
+    manager.stopping()
     cut = server.drain(arguments.drain, at_once)
     if site.access_log is not None:
         site.access_log.close()
@@ -106,8 +112,8 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def assemble(arguments: argparse.Namespace) -> tuple[Root, Site, Server]:
-    """Put the rooms together and listen. Raises CannotStart."""
+def assemble(arguments: argparse.Namespace, listener: socket.socket | None) -> tuple[Root, Site, Server]:
+    """Put the rooms together and listen, if nobody has done that for us. Raises CannotStart."""
     limit = process.raise_descriptor_limit()
     max_connections, open_max = shares(limit, arguments.threads, arguments.max_connections)
     root = attempt(
@@ -139,7 +145,7 @@ def assemble(arguments: argparse.Namespace) -> tuple[Root, Site, Server]:
         what_if=what_if,
     )
     server = Server(
-        (arguments.host, arguments.port),
+        listener or (arguments.host, arguments.port),
         site,
         max_connections=max_connections,
         idle_s=arguments.idle_timeout,
@@ -215,12 +221,16 @@ def attempt(what: str, action: Callable[[], Value]) -> Value:
         raise CannotStart(f"cannot {what}: {why}") from problem
 
 
-def reload_whenever(wanted: Event, arguments: argparse.Namespace, site: Site, server: Server) -> None:
+def reload_whenever(
+    wanted: Event, arguments: argparse.Namespace, site: Site, server: Server, manager: systemd.Manager
+) -> None:
     """SIGHUP: one reload at a time, and another one for all that are wanted meanwhile."""
     while True:
         wanted.wait()
         wanted.clear()
+        manager.reloading()
         reload(arguments, site, server)
+        manager.reloaded()
 
 
 def reload(arguments: argparse.Namespace, site: Site, server: Server) -> None:
@@ -263,13 +273,13 @@ def on_signal(name: str, action: Callable[[], object]) -> None:
         gevent.signal_handler(getattr(signal, name), action)
 
 
-def announce(arguments: argparse.Namespace, root: Root, port: int) -> None:
-    """The start line: where to look, what is served, and who can see it."""
+def start_line(arguments: argparse.Namespace, root: Root, port: int) -> str:
+    """Where to look, what is served, and who can see it."""
     here = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(arguments.host, arguments.host)
     host = f"[{here}]" if ":" in here else here
     scheme = "https" if arguments.tls_cert else "http"
     what = f"{size_text(arguments.cache)} cache, {arguments.policy}; {reach(arguments)}"
-    print(f"gserver: {scheme}://{host}:{port}/ serves {root.path} ({what})", file=sys.stderr, flush=True)
+    return f"{scheme}://{host}:{port}/ serves {root.path} ({what})"
 
 
 def reach(arguments: argparse.Namespace) -> str:

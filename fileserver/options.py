@@ -27,8 +27,11 @@ class Version(argparse.Action):
         parser.exit()
 
 
-def parse() -> argparse.Namespace:
-    """The command line. Exits with 2 when it is wrong."""
+def parse(bound: tuple[str, int] | None = None) -> argparse.Namespace:
+    """The command line; with `bound`, where we listen already, instead of its PORT and --host.
+
+    Exits with 2 when it is wrong.
+    """
     parser = Parser(
         prog="gserver", description="Serve the files under DIR over TCP, the popular ones from memory."
     )
@@ -148,6 +151,8 @@ def parse() -> argparse.Namespace:
         parser.error("--tls-key needs --tls-cert")
     if arguments.admin == "token" and not arguments.token_file:
         parser.error("--admin token needs --token-file")
+    if bound is not None:
+        arguments.host, arguments.port = bound
     if arguments.admin is None:
         arguments.admin = (
             "token" if arguments.token_file else "open" if is_loopback(arguments.host) else "loopback"

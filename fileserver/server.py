@@ -43,11 +43,15 @@ log = logging.getLogger("gserver")
 
 
 class Server:
-    """Serves `site` at `address` until `drain`. `wrap`, which can be exchanged, makes a socket a transport."""
+    """Serves `site` at `address` until `drain`. `wrap`, which can be exchanged, makes a socket a transport.
+
+    Instead of an address it takes, and closes, a socket that listens already. Who connects to that while nobody
+    accepts waits in the kernel for the next process that has it.
+    """
 
     def __init__(
         self,
-        address: tuple[str, int],
+        address: tuple[str, int] | socket.socket,
         site: Site,
         *,
         max_connections: int,
@@ -132,15 +136,19 @@ class Listener(StreamServer):
     Then it pauses, says so once, and has `make_room` free what it can; who comes meanwhile waits in the kernel.
     """
 
+    backlog = BACKLOG
     _SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
     _DEPARTURES = (errno.ECONNABORTED, errno.EPROTO, errno.EPERM)
     """The client left while it waited, or a firewall rule was against it (accept(2))."""
 
     def __init__(
-        self, address: tuple[str, int], handle: Callable[..., None], make_room: Callable[[], object]
+        self,
+        address: tuple[str, int] | socket.socket,
+        handle: Callable[..., None],
+        make_room: Callable[[], object],
     ) -> None:
         # Plain greenlets: nobody joins or links ours, and gevent's own cost each connection 3 us more.
-        super().__init__(address, handle, backlog=BACKLOG, spawn=gevent.spawn_raw)  # type: ignore[call-overload]
+        super().__init__(address, handle, spawn=gevent.spawn_raw)  # type: ignore[call-overload]
         self._make_room = make_room
         self._shortage = Burst("cannot accept connections")
 

@@ -7,11 +7,15 @@ import signal
 import socket
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 PROJECT = Path(__file__).resolve().parent.parent
+
+GIVE_UP_S = 30.0
 
 _START_LINE = re.compile(r"gserver: https?://(\[.*?\]|[^:/]*):(\d+)/ serves ")
 
@@ -29,12 +33,7 @@ class Program:
                 "-c",
                 f"import gserver; from fileserver import connection, server, transport; {changes}; gserver.main()",
             ]
-        self.process = subprocess.Popen(
-            [sys.executable, *program, "0", str(directory), *options],
-            stderr=subprocess.PIPE,
-            text=True,
-            cwd=PROJECT,
-        )
+        self.process = self.started([sys.executable, *program, "0", str(directory), *options])
         assert self.process.stderr is not None
         self.warnings = ""
         """What it logged before its start line."""
@@ -44,6 +43,10 @@ class Program:
         self.start_line = line
         self.host = match[1].strip("[]")
         self.port = int(match[2])
+
+    def started(self, command: list[str]) -> "subprocess.Popen[str]":
+        """The process, with its standard error at hand."""
+        return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=PROJECT)
 
     def __enter__(self) -> "Program":
         return self
@@ -102,6 +105,14 @@ def read_all(client: socket.socket) -> bytes:
     while piece := client.recv(1 << 16):
         pieces.append(piece)
     return b"".join(pieces)
+
+
+def until(condition: Callable[[], object]) -> None:
+    """Wait for it, but not for ever."""
+    deadline_s = time.monotonic() + GIVE_UP_S
+    while not condition():
+        assert time.monotonic() < deadline_s
+        time.sleep(0.001)
 
 
 def gclient(*arguments: str, **options: Any) -> subprocess.CompletedProcess[bytes]:

@@ -24,7 +24,7 @@ import pytest
 import gclient as client_module
 from tests.clients import address, command, error_line, fetched, tree
 from tests.misbehaving import GIVE_UP_S, Misbehaving, Script, head, held, says, sends
-from tests.program import Program, gclient
+from tests.program import Program, gclient, until
 
 CONTENT = random.Random(9).randbytes(2_500_000)
 OTHER = random.Random(10).randbytes(2_500_000)
@@ -160,14 +160,6 @@ def digest(content: bytes) -> str:
 def checksum(content: bytes) -> str:
     """As --checksum takes it."""
     return f"sha-256={hashlib.sha256(content).hexdigest()}"
-
-
-def until(condition: Callable[[], object]) -> None:
-    """Wait for it."""
-    deadline_s = time.monotonic() + GIVE_UP_S
-    while not condition():
-        assert time.monotonic() < deadline_s
-        time.sleep(0.001)
 
 
 def length(path: Path) -> int:

@@ -110,6 +110,7 @@ OURS = {
     "fileserver.listing": {"fileserver.names", "fileserver.rendering", "fileserver.root"},
     "fileserver.traffic": {"lrucache", "fileserver.latency", "fileserver.transport"},
     "fileserver.options": {"lrucache", "fileserver.tokens"},
+    "fileserver.systemd": {"fileserver.bursts"},
     "fileserver.simulate": set(),
     "fileserver.simulate.traces": {"fileserver.names"},
     "fileserver.simulate.simulation": {
@@ -217,6 +218,7 @@ OURS = {
         "fileserver.server",
         "fileserver.site",
         "fileserver.store",
+        "fileserver.systemd",
         "fileserver.tls",
         "fileserver.tokens",
         "fileserver.transport",
@@ -424,6 +426,7 @@ OURS = {
 }
 
 OTHERS = {
+    "fileserver.systemd": {"gevent"},
     "fileserver.options": {"gclient"},  # the version, for who asks
     "gserver": {"gevent", "httptools"},
     "lrucache.cache": {"gevent"},
