@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -20,7 +21,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from fileserver.about import metrics
 from fileserver.latency import BOUNDS
 from tests.house import House
-from tests.program import Program, sparse
+from tests.program import PROJECT, Program, sparse
 
 CONTENT_TYPE = "text/plain; version=1.0.0; charset=utf-8"
 CLASSES = ("hit", "miss", "coalesced", "bypass", "none")
@@ -364,6 +365,34 @@ def test_promtool_has_nothing_to_say(folder: Path, tmp_path: Path, is_loaded: bo
         ["promtool", "check", "metrics"], input=content, capture_output=True, timeout=50, check=False
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+
+
+ALERTS = PROJECT / "deploy" / "alerts.yml"
+
+
+@pytest.mark.external
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
+def test_promtool_takes_the_alerts() -> None:
+    done = subprocess.run(
+        ["promtool", "check", "rules", str(ALERTS)], capture_output=True, timeout=50, check=False
+    )
+    assert (done.returncode, b"7 rules found" in done.stdout) == (0, True), done.stdout + done.stderr
+
+
+def test_what_alerts_ask_for_is_there(folder: Path) -> None:
+    """Each series by its name, and with the labels that it is picked by; those of `up` are Prometheus's own."""
+    (folder / "a").write_bytes(b"x")
+    with Program(folder) as server:
+        server.get("/a")
+        found = scrape(server)
+    known = {(name, label) for name, labels in found.values for label in labels} | {
+        ("gserver_requests_total", ("status", status)) for status in ("500", "503")
+    }
+    asked = re.findall(r"\b((?:gserver|process)_\w+)(?:\{(\w+)=\"(\w+)\"\})?", ALERTS.read_text())
+    assert len(asked) > 7
+    for name, label, value in asked:
+        assert name in {series for series, _ in found.values}
+        assert label in ("", "job") or (name, (label, value)) in known
 
 
 # Scrapes.
