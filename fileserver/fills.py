@@ -46,17 +46,22 @@ class Stored:
 class Fill:
     """One read of one file. `wait_open` first; then either `refusal` says why it is not stored, or `entry` fills.
 
-    `version` is a use of the open file that is the caller's to release, only after a refusal.
+    `version` is a use of the open file that is the caller's to release, only after a refusal. One that `is_purged`
+    is for those who have it already: nobody else may join it, and it is not stored. Until somebody wants it now,
+    one that was begun in advance is stored only `after` another has ended, and may not evict.
     """
 
     __slots__ = (
         "_askers",
         "_moved",
+        "after",
         "began_s",
         "ended",
         "entry",
         "error",
+        "is_purged",
         "looked_s",
+        "may_evict",
         "refusal",
         "representation",
         "version",
@@ -69,13 +74,16 @@ class Fill:
         self.refusal: Refusal | None = None
         self.version: Version | None = None
         self.error: FileError | None = None
-        self.ended = False
+        self.ended = self.is_purged = False
+        self.may_evict = True
+        self.after: Fill | None = None
         self._askers = 0
         self._moved = Event()
 
     def wait_open(self) -> Representation:
         """Wait until the file is open and its fate is known. Switches greenlets; raises the fill's own error."""
         self._askers += 1
+        self.may_evict = True
         while self.representation is None and not self.ended:
             self._moved.wait()
         if self.representation is None:
@@ -88,6 +96,11 @@ class Fill:
             self._moved.wait()
         if self.error is not None:
             raise _anew(self.error)
+
+    def wait_end(self) -> None:
+        """Wait until it has ended, however. Switches greenlets."""
+        while not self.ended:
+            self._moved.wait()
 
     def move(self) -> None:
         """Wake everyone who waits: there is something new to see."""
@@ -151,6 +164,14 @@ class Fills:
         gevent.spawn(self._run, fill, name, opened)
         return fill
 
+    def start_ahead(self, name: str, after: Fill | None) -> Fill:
+        """The same for a name that nobody waits for, always in a greenlet."""
+        fill = self._in_flight[name] = Fill(self._clock())
+        fill.may_evict = False
+        fill.after = after
+        gevent.spawn(self._run, fill, name, None)
+        return fill
+
     def read_now(self, name: str, now_s: float) -> tuple[Entry, Refusal | None] | None:
         """Store a small file that has been at rest, if that takes no wait; None when nothing was done.
 
@@ -200,7 +221,7 @@ class Fills:
                 pause()  # a page-cached file of 64 MiB would hold the loop for many milliseconds
                 self._cache.append(entry, version.read(entry.held, CHUNK_BYTES))
                 if entry.held == entry.size:
-                    self._finish(entry)
+                    self._finish(fill, entry)
                     version.was_read()
         finally:
             if version is not None:
@@ -209,7 +230,8 @@ class Fills:
     def _store_first(self, fill: Fill, name: str, opened: Opened, version: Version | None = None) -> None:
         """With the first chunk in hand, ask the cache for room. A file that is complete with it is stored."""
         representation = Representation(name, opened.identity, self._cache_control)
-        reserved = self._cache.reserve(name, opened.identity.size, Stored(representation, fill.looked_s))
+        stored = Stored(representation, fill.looked_s)
+        reserved = self._cache.reserve(name, opened.identity.size, stored, may_evict=fill.may_evict)
         fill.representation = representation
         if isinstance(reserved, Refusal):
             fill.refuse(reserved, version)
@@ -218,13 +240,17 @@ class Fills:
         fill.entry = reserved
         self._cache.append(reserved, opened.first)
         if reserved.held == reserved.size:
-            self._finish(reserved)
+            self._finish(fill, reserved)
 
-    def _finish(self, entry: Entry) -> None:
-        """Store what is complete; but not for a moment what nobody may believe that long."""
+    def _finish(self, fill: Fill, entry: Entry) -> None:
+        """Store what is complete, in its turn; but not for a moment what nobody may believe that long."""
+        if fill.after is not None:
+            fill.move()
+            fill.after.wait_end()
+            fill.after = None  # or each would hold the one before it
         identity: Identity = entry.meta.representation.identity
         entry.meta.young = self._clock_ns() - max(identity.mtime_ns, identity.ctime_ns) < YOUNG_NS
-        if entry.meta.young and self._revalidate_s == 0:
+        if fill.is_purged or (entry.meta.young and self._revalidate_s == 0):
             self._cache.release(entry)
         else:
             entry.sure_until_s = entry.meta.looked_s + self._revalidate_s / 2

@@ -1,6 +1,17 @@
 """A byte-budgeted cache of named payloads. It knows names, sizes and chunks; no file, path or socket."""
 
-from lrucache.cache import CHUNK_BYTES, MAX_ENTRIES, Accesses, Cache, CacheStats, Entry, Eviction, Outcome, Refusal
+from lrucache.cache import (
+    CHUNK_BYTES,
+    MAX_ENTRIES,
+    Accesses,
+    Cache,
+    CacheStats,
+    Entry,
+    Eviction,
+    Foreseen,
+    Outcome,
+    Refusal,
+)
 from lrucache.policies import POLICIES, Policy
 
 __all__ = [
@@ -12,6 +23,7 @@ __all__ = [
     "CacheStats",
     "Entry",
     "Eviction",
+    "Foreseen",
     "Outcome",
     "Policy",
     "Refusal",

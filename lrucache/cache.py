@@ -25,6 +25,12 @@ MAX_ENTRIES = 65_536
 EVICTIONS_KEPT = 1000
 """The latest evictions are kept, to be explained."""
 
+FORESEEN_MAX = EVICTIONS_KEPT
+"""Victims of one newcomer that are foreseen, ..."""
+FORESEE_S = 0.01
+"""... and how long is taken for them, for nothing else runs meanwhile. The one that is being looked for is found:
+where all of 65,536 names have just been used that takes up to 0.15 s, as it would the first miss."""
+
 Accesses = deque[tuple[str, int]]
 """Name and size of what was answered with, in the order of the answers; bounded by its own `maxlen`."""
 
@@ -119,6 +125,15 @@ class Eviction(NamedTuple):
     when_s: float
 
 
+class Foreseen(NamedTuple):
+    """What would happen to a newcomer: it is refused, or stored after these evictions."""
+
+    refusal: Refusal | None
+    evictions: list[Eviction]
+    is_all: bool
+    """Whether there would be no more than these."""
+
+
 class CacheStats(NamedTuple):
     """The cache at one instant. Sizes are bytes."""
 
@@ -207,16 +222,23 @@ class Cache:
             if self._accesses is not None:
                 self._accesses.append((name, size))
 
-    def reserve(self, name: str, size: int, meta: Any) -> Entry | Refusal:
+    def reserve(self, name: str, size: int, meta: Any, *, may_evict: bool = True) -> Entry | Refusal:
         """Take `size` bytes for `name`, evicting until they fit; an older entry of that name is dropped.
 
-        The caller owns the returned entry and must end it with `commit` or `release`. Raises ValueError when
-        the name is being filled already.
+        The caller owns the returned entry and must end it with `commit` or `release`. Who may not evict is refused
+        where there is no room. Raises ValueError when the name is being filled already.
         """
         with self._section:
             if name in self._in_flight:
                 raise ValueError(f"{name!r} is being filled already")
+            if not (may_evict or self._fits(size)):
+                return Refusal.NO_ROOM
             return self._reserve(name, size, meta)
+
+    def foresee(self, name: str, size: int) -> Foreseen:
+        """What `reserve` would do now, whom it would evict in what order, and why. Changes nothing."""
+        with self._section:
+            return self._foresee(name, size)
 
     def append(self, entry: Entry, chunk: bytes) -> None:
         """Add the next chunk of an entry in flight, full unless it is the last. Raises ValueError on any other."""
@@ -293,7 +315,7 @@ class Cache:
             self._accesses.append((entry.name, entry.size))
 
     def _reserve(self, name: str, size: int, meta: Any) -> Entry | Refusal:
-        refusal = self._refusal(name, size)
+        refusal = self._refusal(self._policy, name, size)
         if refusal is not None:
             return refusal
         if name in self._table:
@@ -317,29 +339,51 @@ class Cache:
         self._filling -= entry.size
         self._policy.capacity += entry.size
 
-    def _refusal(self, name: str, size: int) -> Refusal | None:
+    def _refusal(self, policy: Policy, name: str, size: int) -> Refusal | None:
         if size > self.capacity:
             return Refusal.TOO_LARGE
         crowded = self._filling + size > self.capacity // 2 or len(self._in_flight) >= self.max_entries // 2
         if self._in_flight and crowded:
             return Refusal.NO_ROOM
-        return None if self._policy.admit(name, size) else Refusal.NOT_WORTH_IT
+        return None if policy.admit(name, size) else Refusal.NOT_WORTH_IT
 
-    def _fits(self, size: int) -> bool:
-        entries = len(self._table) + len(self._in_flight)
-        return self._cached + self._filling + size <= self.capacity and entries < self.max_entries
+    def _fits(self, size: int, *, gone: int = 0, gone_bytes: int = 0) -> bool:
+        """Whether it would, with so many entries gone."""
+        entries = len(self._table) + len(self._in_flight) - gone
+        return self._cached + self._filling - gone_bytes + size <= self.capacity and entries < self.max_entries
 
     def _make_room(self, name: str, size: int) -> None:
         while not self._fits(size):
-            victim = self._policy.victim(size)
-            self._evict(self._table[victim], name, self._policy.rule(victim, size))
+            eviction = self._next_eviction(self._policy, name, size)
+            self._evicted.append(eviction)
+            self._drop(self._table[eviction.name])
+            self._evictions += 1
 
-    def _evict(self, entry: Entry, newcomer: str, rule: str) -> None:
-        now_s = self._clock()
+    def _next_eviction(self, policy: Policy, newcomer: str, size: int) -> Eviction:
+        victim = policy.victim(size)
+        entry, now_s = self._table[victim], self._clock()
         age_s = now_s - entry.created_s
-        self._evicted.append(Eviction(entry.name, entry.size, entry.hits, age_s, newcomer, rule, now_s))
-        self._drop(entry)
-        self._evictions += 1
+        return Eviction(victim, entry.size, entry.hits, age_s, newcomer, policy.rule(victim, size), now_s)
+
+    def _foresee(self, name: str, size: int) -> Foreseen:
+        """The steps of `_reserve` with a trial of the policy, and entries that are only counted as gone."""
+        policy = self._policy.trial()
+        refusal = self._refusal(policy, name, size)
+        if refusal is not None:
+            return Foreseen(refusal, [], is_all=True)
+        gone = gone_bytes = 0
+        if name in self._table:
+            policy.removed(name)
+            gone, gone_bytes = 1, self._table[name].size
+        evictions: list[Eviction] = []
+        until_s = self._clock() + FORESEE_S
+        while not self._fits(size, gone=gone, gone_bytes=gone_bytes):
+            if len(evictions) == FORESEEN_MAX or self._clock() > until_s:
+                return Foreseen(None, evictions, is_all=False)
+            evictions.append(self._next_eviction(policy, name, size))
+            policy.removed(evictions[-1].name)
+            gone, gone_bytes = gone + 1, gone_bytes + evictions[-1].size
+        return Foreseen(None, evictions, is_all=True)
 
     def _drop(self, entry: Entry) -> None:
         del self._table[entry.name]

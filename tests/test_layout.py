@@ -9,11 +9,12 @@ import pytest
 from tests.program import PROJECT
 
 OURS = {
-    "lrucache.policies.lru": set(),
-    "lrucache.policies.relocate": set(),
-    "lrucache.policies.sieve": set(),
-    "lrucache.policies.s3fifo": set(),
-    "lrucache.policies.gdsf": set(),
+    "lrucache.policies.overlay": set(),
+    "lrucache.policies.lru": {"lrucache.policies.overlay"},
+    "lrucache.policies.relocate": {"lrucache.policies.overlay"},
+    "lrucache.policies.sieve": {"lrucache.policies.overlay"},
+    "lrucache.policies.s3fifo": {"lrucache.policies.overlay"},
+    "lrucache.policies.gdsf": {"lrucache.policies.overlay"},
     "lrucache.policies": {
         "lrucache.policies.gdsf",
         "lrucache.policies.lru",

@@ -50,6 +50,12 @@ class Policy(Protocol):
     def removed(self, name: str) -> None:
         """A held name was evicted or invalidated."""
 
+    def trial(self) -> "Policy":
+        """One that would do what this one would do next, to be asked for its victims, told of their removal, and
+        thrown away: nothing of it reaches this one. Only `admit`, `victim`, `rule` and `removed` may be called,
+        and this one must not be called meanwhile. Costs no more than copying a list or two.
+        """
+
     def order(self) -> Iterator[tuple[str, int]]:
         """Every held (name, size), least worth keeping first, so that another policy can be built from it."""
 

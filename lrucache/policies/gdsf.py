@@ -22,7 +22,10 @@ thousands of small names, again and again, is turned away after that.
 
 from collections import OrderedDict
 from collections.abc import Iterator
+from copy import copy
 from heapq import heapify, heappop, heappush, heapreplace
+
+from lrucache.policies.overlay import Overlay
 
 SIZE_EXPONENT = 0.75
 HALVED_EACH = 10
@@ -112,6 +115,12 @@ class Gdsf:
             self._level = max(self._level, held.worth)
         self._chosen = ""
         self._remember(name, held.uses, held.halvings)
+
+    def trial(self) -> "Gdsf":
+        trial = copy(self)
+        trial._held, trial._left = Overlay(self._held, own=copy), Overlay(self._left)
+        trial._heap = self._heap.copy()
+        return trial
 
     def order(self) -> Iterator[tuple[str, int]]:
         held = sorted(self._held.items(), key=lambda item: (item[1].worth, item[1].used))

@@ -2,6 +2,9 @@
 
 from collections import OrderedDict
 from collections.abc import Iterator
+from copy import copy
+
+from lrucache.policies.overlay import Overlay
 
 
 class Lru:
@@ -30,6 +33,11 @@ class Lru:
 
     def removed(self, name: str) -> None:
         del self._sizes[name]
+
+    def trial(self) -> "Lru":
+        trial = copy(self)
+        trial._sizes = Overlay(self._sizes)
+        return trial
 
     def order(self) -> Iterator[tuple[str, int]]:
         return iter(list(self._sizes.items()))

@@ -16,6 +16,9 @@ asked for: a cache that only hits never touches the tree.
 """
 
 from collections.abc import Iterator
+from copy import copy
+
+from lrucache.policies.overlay import Overlay
 
 _EMPTY = -1
 _LEAST_SLOTS = 64
@@ -67,6 +70,13 @@ class Relocate:
         slot = self._slot_of.pop(name, None)
         if slot is not None:
             self._put(slot, _EMPTY)
+
+    def trial(self) -> "Relocate":
+        self._settle()  # else each trial would have to
+        trial = copy(self)
+        trial._sizes, trial._slot_of = Overlay(self._sizes), Overlay(self._slot_of)
+        trial._used_since, trial._largest = {}, self._largest.copy()
+        return trial
 
     def order(self) -> Iterator[tuple[str, int]]:
         return iter([(name, self._sizes[name]) for name in self._by_recency()])

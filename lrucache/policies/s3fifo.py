@@ -15,6 +15,9 @@ second request for a large file misses, too; it keeps more bytes but fewer small
 
 from collections import OrderedDict
 from collections.abc import Iterator
+from copy import copy
+
+from lrucache.policies.overlay import Overlay
 
 SMALL_SHARE = 0.1
 MAX_USES = 3
@@ -97,6 +100,13 @@ class S3Fifo:
             if name == self._chosen:
                 self._remember(name, size)
         self._chosen = ""
+
+    def trial(self) -> "S3Fifo":
+        trial = copy(self)
+        trial._small, trial._main = Overlay(self._small), Overlay(self._main)
+        trial._ghosts, trial._returning = Overlay(self._ghosts), Overlay(self._returning)
+        trial._uses = Overlay(self._uses)
+        return trial
 
     def order(self) -> Iterator[tuple[str, int]]:
         held = [*self._small.items(), *self._main.items()]

@@ -12,6 +12,9 @@ oldest to the newest, and whoever the hand passes moves from the front of one to
 
 from collections import OrderedDict
 from collections.abc import Iterator
+from copy import copy
+
+from lrucache.policies.overlay import Overlay
 
 
 class Sieve:
@@ -52,6 +55,12 @@ class Sieve:
         else:
             del self._passed[name]
         self._marked.discard(name)
+
+    def trial(self) -> "Sieve":
+        trial = copy(self)
+        trial._passed, trial._ahead = Overlay(self._passed), Overlay(self._ahead)
+        trial._marked = self._marked.copy()
+        return trial
 
     def order(self) -> Iterator[tuple[str, int]]:
         held = [*self._ahead.items(), *self._passed.items()]
