@@ -2,6 +2,7 @@
 
 from lrucache.cache import (
     CHUNK_BYTES,
+    EVICTIONS_KEPT,
     MAX_ENTRIES,
     Accesses,
     Cache,
@@ -16,6 +17,7 @@ from lrucache.policies import POLICIES, Policy
 
 __all__ = [
     "CHUNK_BYTES",
+    "EVICTIONS_KEPT",
     "MAX_ENTRIES",
     "POLICIES",
     "Accesses",

@@ -293,6 +293,11 @@ class Cache:
         with self._section:
             return self._stats(), list(reversed(self._table.values()))
 
+    def has_room(self, size: int) -> bool:
+        """Whether an entry of so many bytes would fit without an eviction."""
+        with self._section:
+            return self._fits(size)
+
     def stats(self) -> CacheStats:
         """The counters alone."""
         with self._section:

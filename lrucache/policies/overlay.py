@@ -8,8 +8,8 @@ Value = TypeVar("Value")
 
 
 class Overlay(OrderedDict[str, Value]):
-    """Begins as `base`, which must not change as long as this is used. Making one costs nothing, however many names
-    that has; only what is changed takes room here.
+    """Begins as `base`, which must not change as long as this is used. Making one costs nothing, however long that
+    is; only what is changed takes room here.
 
     Who looks again and again for the first name finds it in amortised O(1). Values that are changed in place are
     given to `own`, which copies one when it is first asked for. Only what policies use of an ordered dictionary
