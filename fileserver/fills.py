@@ -97,10 +97,11 @@ class Fill:
         if self.error is not None:
             raise _anew(self.error)
 
-    def wait_end(self) -> None:
-        """Wait until it has ended, however. Switches greenlets."""
+    def wait_end(self) -> FileError | None:
+        """Wait until it has ended; the error it ended with. Switches greenlets."""
         while not self.ended:
             self._moved.wait()
+        return _anew(self.error) if self.error is not None else None
 
     def move(self) -> None:
         """Wake everyone who waits: there is something new to see."""
@@ -168,6 +169,8 @@ class Fills:
         """The same for a name that nobody waits for, always in a greenlet."""
         fill = self._in_flight[name] = Fill(self._clock())
         fill.may_evict = False
+        while after is not None and after.ended:
+            after = after.after
         fill.after = after
         gevent.spawn(self._run, fill, name, None)
         return fill
@@ -246,8 +249,9 @@ class Fills:
         """Store what is complete, in its turn; but not for a moment what nobody may believe that long."""
         if fill.after is not None:
             fill.move()
+        while fill.after is not None:
             fill.after.wait_end()
-            fill.after = None  # or each would hold the one before it
+            fill.after = fill.after.after  # still there, if that one failed and has not waited itself
         identity: Identity = entry.meta.representation.identity
         entry.meta.young = self._clock_ns() - max(identity.mtime_ns, identity.ctime_ns) < YOUNG_NS
         if fill.is_purged or (entry.meta.young and self._revalidate_s == 0):

@@ -8,6 +8,7 @@ from fileserver.dates import http_date
 
 REASONS = {
     200: "OK",
+    202: "Accepted",
     204: "No Content",
     206: "Partial Content",
     301: "Moved Permanently",
@@ -18,6 +19,7 @@ REASONS = {
     404: "Not Found",
     405: "Method Not Allowed",
     408: "Request Timeout",
+    409: "Conflict",
     412: "Precondition Failed",
     413: "Content Too Large",
     414: "URI Too Long",

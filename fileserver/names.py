@@ -41,13 +41,33 @@ def decode_target(target: bytes) -> tuple[str | None, bytes]:
     if b"#" in target:
         raise BadTarget("a fragment is the browser's own")
     path, _, query = target[1:].partition(b"?")
-    if b"%" in path:
-        if _BAD_ESCAPE.search(path):
+    return decode_name(_unquoted(path)), query
+
+
+def decode_parameters(query: bytes) -> dict[str, str | None]:
+    """The parameters of a query by name, decoded as forms encode them: as a path, and `+` is a space (so do curl's
+    `--url-query` and Python's `urlencode` it). None: its bytes are not UTF-8.
+
+    Raises BadTarget, also when one is there twice.
+    """
+    parameters: dict[str, str | None] = {}
+    for pair in filter(None, query.replace(b"+", b" ").split(b"&")):
+        name, _, value = pair.partition(b"=")
+        known_as = decode_name(_unquoted(name)) or ""
+        if known_as in parameters:
+            raise BadTarget("a parameter is there twice")
+        parameters[known_as] = decode_name(_unquoted(value))
+    return parameters
+
+
+def _unquoted(part: bytes) -> bytes:
+    if b"%" in part:
+        if _BAD_ESCAPE.search(part):
             raise BadTarget("a percent sign needs two hex digits")
-        path = unquote_to_bytes(path)
-        if b"\0" in path:
+        part = unquote_to_bytes(part)
+        if b"\0" in part:
             raise BadTarget("a name has no NUL")
-    return decode_name(path), query
+    return part
 
 
 def decode_name(raw: bytes) -> str | None:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 
 from fileserver import heads, listing, names, root, wire
+from fileserver.about.changes import CHANGES, Changes
 from fileserver.about.counters import VIEWERS_MAX, Counters, WhatIf
 from fileserver.about.pages import STATISTICS, About
 from fileserver.accesslog import AccessLog
@@ -17,11 +18,13 @@ from fileserver.negotiation import BY_ACCEPT, wants_json
 from fileserver.precompressed import Precompressed
 from fileserver.replies import HTML, JSON, Reply, error, explain, one_line, page
 from fileserver.store import Store
-from fileserver.tokens import Admin, Tokens, is_local
+from fileserver.tokens import Admin, Tokens, is_cross_site, is_local
 from fileserver.traffic import Traffic
 from fileserver.turns import Turns
+from fileserver.warming import Warming
 
 METHODS = "GET, HEAD, OPTIONS"
+METHODS_OF_CHANGES = "OPTIONS, POST"
 LISTING_TURNS = 4
 """Folders that are listed and rendered at a time, 1 MB each at the most; the cache's own list has its own turn."""
 
@@ -92,6 +95,8 @@ class Site:
         self.resume = store.resume
         counters = Counters(store, self.traffic, access_log, what_if, viewers=viewers, clock=clock)
         self.about = About(counters, self._long_pages)
+        self.warming = Warming(store, self._is_valid, clock=clock)
+        self._changes = Changes(store, self.warming, self._long_pages, self._is_valid, clock=clock)
 
     def whole_now(self, name: str, now_s: float) -> Whole | None:
         """The whole of a file without a wait; None when `answer` has to be asked. Never switches greenlets."""
@@ -143,6 +148,9 @@ class Site:
             if self.tokens is not None and not self._may_ask(request, self.tokens):
                 refusal = error(401, "a valid token is needed")
                 return refusal._replace(fields=refusal.fields + CHALLENGES)
+            change = _change(request.target)
+            if change is not None:
+                return self._changed(request, *change, address)._replace(is_private=True)
             if request.method not in (b"GET", b"HEAD"):
                 return error(405, f"only {METHODS} are allowed", {"Allow": METHODS})
             name, query = names.decode_target(request.target)
@@ -153,6 +161,8 @@ class Site:
     def _options(self, target: bytes) -> Reply:
         if target != b"*":
             names.decode_target(target)
+        if _change(target) is not None:
+            return Reply(204, heads.fields({"Allow": METHODS_OF_CHANGES}), is_private=True)
         return Reply(204, self._options_fields)
 
     def _may_ask(self, request: wire.Request, tokens: Tokens) -> bool:
@@ -160,6 +170,19 @@ class Site:
         path = request.target.partition(b"?")[0]
         is_open = path == b"/-/health" or (self._admin != "token" and path in _STATISTICS)
         return is_open or tokens.permit(request.fields.get(b"authorization"))
+
+    def _changed(self, request: wire.Request, name: str, query: bytes, address: bytes) -> Reply:
+        """For who has a token; without tokens, and with `--admin loopback`, for who asks from this machine. What
+        changes something is never open to everybody, nor to a page that somebody here has in a browser."""
+        if request.method != b"POST":
+            allowed = {"Allow": METHODS_OF_CHANGES}
+            return error(405, f"only {METHODS_OF_CHANGES} are allowed", allowed)
+        is_here = is_local(address, request.fields.get(b"host", b""))
+        if not is_here and (self.tokens is None or self._admin == "loopback"):
+            return error(403, "this is not for strangers: ask from the server's machine, or with a token")
+        if is_cross_site(request.fields):
+            return error(403, "this is not for web pages from elsewhere")
+        return self._changes.answer(request, name, query)
 
     def _resource(self, request: wire.Request, name: str | None, query: bytes, address: bytes) -> Reply:
         if name is None:
@@ -215,6 +238,15 @@ class Site:
         elif reply.status == 500:
             self._failed(f"{name!r}: {problem}")
         return reply
+
+
+def _change(target: bytes) -> tuple[str, bytes] | None:
+    """Name and query of what changes something, if the target is that."""
+    try:
+        name, query = names.decode_target(target)
+    except names.BadTarget:
+        return None
+    return (name, query) if name is not None and name in CHANGES else None
 
 
 def _cors_fields(origin: str | None) -> tuple[bytes, bytes]:

@@ -36,6 +36,14 @@ class Found(NamedTuple):
     """Why a bypass is one, in the words of Cache-Status (RFC 9211)."""
 
 
+class Purged(NamedTuple):
+    """What there was of a name. `size` is that of the stored version in bytes, 0 without one."""
+
+    was_cached: bool
+    was_filling: bool
+    size: int
+
+
 class Body:
     """One version of one file, readable from any offset: from the cache, from the running fill, or from disk.
 
@@ -170,7 +178,7 @@ class Store:
             return self.resume(entry, Outcome.HIT)
         fill = self.fills.running(name)
         if fill is not None:
-            return self._joined(fill, name, asked_s)
+            return self._past(name, "purged") if fill.is_purged else self._joined(fill, name, asked_s)
         fill = self.fills.start(name)
         fill.wait_open()
         return self._body(fill, Outcome.MISS)
@@ -204,6 +212,38 @@ class Store:
             return Described(entry.meta.representation, entry.meta)
         identity = self._strange_looks.look(name, asked_s - self._revalidate_s).seen()
         return Described(Representation(name, identity, self._cache_control), None)
+
+    def wanted(self, name: str) -> Entry | Fill:
+        """For who wants `name` stored and nothing sent: the entry, or the fill that may store it. Counts nothing.
+
+        Raises FileError.
+        """
+        entry = self._believable(name, self._clock())
+        if entry is not None and self.cache.find(name) is entry:
+            return entry
+        fill = self.fills.running(name)
+        if fill is None:
+            return self.fills.start(name)
+        fill.may_evict = True
+        return fill
+
+    def is_known(self, name: str) -> bool:
+        """Whether it is stored or being read. Looks at no disk."""
+        return self.cache.find(name) is not None or self.fills.running(name) is not None
+
+    def purge(self, name: str, *, dry_run: bool = False) -> Purged:
+        """Forget what is stored of `name`; no running read of it is joined or stored. Switches no greenlets.
+
+        Who asks from now on gets what is read from now on; while a read that began before goes on, for those who
+        have it already, that is past the cache. Not an eviction. A dry run only looks.
+        """
+        entry, fill = self.cache.find(name), self.fills.running(name)
+        if not dry_run:
+            if entry is not None:
+                self.cache.discard(entry)
+            if fill is not None:
+                fill.is_purged = True
+        return Purged(entry is not None, fill is not None, entry.size if entry is not None else 0)
 
     def looks(self, names: Iterable[str], asked_s: float, *, known: bool) -> list[Look]:
         """Finished looks at these names, not older than a stored file is believed, all under way at once.
@@ -240,15 +280,15 @@ class Store:
         except FileError:
             if fill.version is not None:
                 fill.version.release()
-            return self._changed(name)
+            return self._past(name, "changed")
         return self._body(fill, Outcome.COALESCED)
 
-    def _changed(self, name: str) -> Body:
-        """The new version, past the cache: the old one is still being filled under the name."""
+    def _past(self, name: str, detail: str) -> Body:
+        """The present version, past the cache: an old one is still being filled under the name."""
         version = self.versions.open(name)
         representation = Representation(name, version.identity, self._cache_control)
         self.cache.count(Outcome.BYPASS, name, version.identity.size)
-        return Body(self, Outcome.BYPASS, representation, version=version, detail="changed")
+        return Body(self, Outcome.BYPASS, representation, version=version, detail=detail)
 
     def _body(self, fill: Fill, outcome: Outcome) -> Body:
         """The answer to who has waited until `fill` was open."""

@@ -8,6 +8,7 @@ import binascii
 import hmac
 import ipaddress
 import re
+from collections.abc import Mapping
 from typing import Literal
 
 Admin = Literal["open", "loopback", "token"]
@@ -60,6 +61,15 @@ def is_local(address: bytes, host: bytes) -> bool:
     """Whether a client asks from this machine, and knows it: a web page there whose own name leads to us (DNS
     rebinding) sends that name as its Host."""
     return is_loopback(address.decode()) and _NO_NAME.fullmatch(host) is not None
+
+
+def is_cross_site(fields: Mapping[bytes, bytes]) -> bool:
+    """Whether a browser says that a page from elsewhere asks: it sends the page's origin with everything that may
+    change something, and newer ones say what they make of it (Fetch Metadata). Other programs send neither."""
+    origin, host = fields.get(b"origin"), fields.get(b"host", b"")
+    if origin is not None and origin.lower().partition(b"://")[2] != host.lower():
+        return True
+    return fields.get(b"sec-fetch-site", b"none") not in (b"same-origin", b"none")
 
 
 def _offered(authorization: bytes) -> bytes:

@@ -64,7 +64,8 @@ _CLOSE = re.compile(rb"\r\nconnection:(?:[^\r]*[ \t,])?close[ \t,\r]", re.IGNORE
 _BARE_LF = re.compile(rb"(?<!\r)\n")
 _FIELDS = re.compile(
     rb"\r\n(accept|accept-encoding|authorization|content-length|expect|host|if-match|if-modified-since"
-    rb"|if-none-match|if-range|if-unmodified-since|range|referer|transfer-encoding|user-agent|want-repr-digest):([^\r]*)",
+    rb"|if-none-match|if-range|if-unmodified-since|origin|range|referer|sec-fetch-site|transfer-encoding|user-agent"
+    rb"|want-repr-digest):([^\r]*)",
     re.IGNORECASE,
 )
 _SENDER = re.compile(rb"\r\n([Rr]eferer|[Uu]ser-[Aa]gent): *([^\r]*)")

@@ -19,7 +19,7 @@ import jsonschema_rs
 import pytest
 from schemathesis.specs.openapi.definitions import OPENAPI_31
 
-from fileserver.about import pages
+from fileserver.about import changes, pages
 from fileserver.tokens import Tokens
 from tests.exchange import split
 from tests.house import House
@@ -134,11 +134,26 @@ def test_every_number_is_explained() -> None:
 # The pages.
 
 
+PAGES_THERE = {path: methods["get"] for path, methods in DOCUMENT["paths"].items() if "get" in methods}
+CHANGES_THERE = {path: methods["post"] for path, methods in DOCUMENT["paths"].items() if "post" in methods}
+
+
+def test_what_changes_something_is_described_and_answers_post_only(folder: Path) -> None:
+    (folder / "a").write_bytes(b"x")
+    assert CHANGES_THERE.keys() == {f"/{name}" for name in changes.CHANGES}
+    assert {path for path, methods in DOCUMENT["paths"].items() if "post" in methods and len(methods) > 1} == set()
+    with House(folder) as house:
+        for path in CHANGES_THERE:
+            for method in ("GET", "HEAD", "PUT"):
+                assert ask(house, f"{path}?name=a", "127.0.0.1", method=method).status == 405
+            assert ask(house, f"{path}?name=a", "127.0.0.1", method="POST").status == 200
+
+
 def test_every_page_is_described_and_every_description_is_of_a_page(folder: Path) -> None:
     with House(folder) as house:
         routes = {f"/{name}" for name in house.site.about._pages}
         every = routes | {"/-/health", "/-/cache", "/-/openapi.json"}
-        assert DOCUMENT["paths"].keys() == every
+        assert PAGES_THERE.keys() == every
         for path in every:
             assert ask(house, path, "127.0.0.1").status == 200
     # Nor is a name in that room that is none of these, but the one that redirects.
@@ -149,19 +164,19 @@ def test_every_page_is_described_and_every_description_is_of_a_page(folder: Path
 
 def test_every_page_answers_get_only_and_head_with_it(folder: Path) -> None:
     with House(folder) as house:
-        for path, methods in DOCUMENT["paths"].items():
-            assert methods.keys() == {"get"}
+        for path in PAGES_THERE:
+            assert DOCUMENT["paths"][path].keys() == {"get"}
             assert ask(house, path, "127.0.0.1", method="HEAD").status == 200
             assert ask(house, path, "127.0.0.1", method="POST").status == 405
-    operations = [methods["get"]["operationId"] for methods in DOCUMENT["paths"].values()]
+    operations = [each["operationId"] for each in (*PAGES_THERE.values(), *CHANGES_THERE.values())]
     assert len(set(operations)) == len(operations)
 
 
 def test_the_statuses_that_are_described_are_those_that_come(folder: Path) -> None:
     """403 for what is not for strangers, 401 for all but health; and a type for each 200."""
     authorization = b"Authorization: Bearer " + TOKEN.encode()
-    for path, methods in DOCUMENT["paths"].items():
-        described = methods["get"]["responses"].keys()
+    for path, page in PAGES_THERE.items():
+        described = page["responses"].keys()
         with House(folder, admin="loopback") as house:
             assert ask(house, path, "192.0.2.1").status == (403 if "403" in described else 200)
         with House(folder, tokens=Tokens([TOKEN.encode()])) as house:
@@ -170,8 +185,8 @@ def test_the_statuses_that_are_described_are_those_that_come(folder: Path) -> No
             assert reply.status == 200
             kind = re.search(rb"(?:^|\r\n)Content-Type: ([^;\r]+)", reply.fields)
             assert kind is not None
-            assert kind[1].decode() in methods["get"]["responses"]["200"]["content"]
-        assert ("security" in methods["get"]) == (path == "/-/health")
+            assert kind[1].decode() in page["responses"]["200"]["content"]
+        assert ("security" in page) == (path == "/-/health")
 
 
 # Real answers.
@@ -389,19 +404,20 @@ def leavings() -> set[str]:
 
 def asked(log: Path) -> set[str]:
     """The pages that were asked for, and answered 200."""
-    return set(re.findall(r'"GET (/-/[^? ]*)[^"]* HTTP/1\.1" 200 ', log.read_text(encoding="utf-8")))
+    return set(re.findall(r'"(?:GET|POST) (/-/[^? ]*)[^"]* HTTP/1\.1" 200 ', log.read_text(encoding="utf-8")))
 
 
 def test_schemathesis_finds_nothing(folder: Path, tmp_path: Path) -> None:
     before, log = leavings(), tmp_path / "log"
     for number in range(20):
         sparse(folder / f"f{number}", 100_000)
+    (folder / "a").write_bytes(b"x")  # what the examples name
     with Program(folder, "--cache", "1MiB", "--what-if", "--access-log", str(log)) as server:
         for number in range(20):
             server.get(f"/f{number}")
         said = schemathesis(tmp_path, server)
         assert server.stats()["evictions"]
-    assert "8 selected / 9 total" in said
+    assert "10 selected / 11 total" in said
     assert asked(log) == DOCUMENT["paths"].keys() - {"/-/events"}
     assert leavings() == before
 
@@ -414,7 +430,7 @@ def test_schemathesis_finds_nothing_where_a_token_is_needed(folder: Path, tmp_pa
     password = base64.b64encode(f"me:{TOKEN}".encode()).decode()
     with Program(folder, "--token-file", str(tmp_path / "tokens"), "--access-log", str(log)) as server:
         said = schemathesis(tmp_path, server, *BRIEFLY, headers={"Authorization": f"Basic {password}"})
-    assert "8 selected / 9 total" in said
+    assert "10 selected / 11 total" in said
     assert asked(log) == DOCUMENT["paths"].keys() - {"/-/events"}
 
 
@@ -423,7 +439,7 @@ def test_schemathesis_finds_nothing_as_a_stranger(folder: Path, tmp_path: Path) 
     with Program(folder, "--host", "0.0.0.0", "--admin", "loopback", "--access-log", str(log)) as server:
         server.host = address
         said = schemathesis(tmp_path, server, *BRIEFLY, "--exclude-checks", "positive_data_acceptance")
-    assert "8 selected / 9 total" in said
+    assert "10 selected / 11 total" in said
     assert asked(log) == {"/-/health", "/-/cache", "/-/openapi.json"}
 
 
