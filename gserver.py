@@ -42,6 +42,7 @@ from fileserver.site import Site
 from fileserver.store import Store
 from fileserver.tokens import Tokens, is_loopback
 from fileserver.transport import Transport
+from fileserver.warming import check_saving, read_list, save_list
 from lrucache import CHUNK_BYTES, POLICIES, Cache
 
 if TYPE_CHECKING:
@@ -87,6 +88,7 @@ def run(arguments: argparse.Namespace, listener: socket.socket | None) -> int:
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     gc.set_threshold(*GC_THRESHOLDS)
     process.return_freed_memory(CHUNK_BYTES // 2)
+    listed = load_list(arguments)
     root, site, server = assemble(arguments, listener)
     manager = systemd.Manager()
     stop, at_once = Event(), Event()
@@ -103,9 +105,14 @@ def run(arguments: argparse.Namespace, listener: socket.socket | None) -> int:
     print(f"gserver: {line}", file=sys.stderr, flush=True)
     manager.serving(line)
     gc.freeze()
+    if arguments.warm_from:
+        site.warming.restore(listed, arguments.warm_from)
     stop.wait()
     manager.stopping()
+    site.warming.stop()
     cut = server.drain(arguments.drain, at_once)
+    if arguments.save_list:
+        save(arguments.save_list, site.warming.names())
     if site.access_log is not None:
         site.access_log.close()
     log.info("stopped, %d transfers cut", cut)
@@ -209,6 +216,24 @@ def open_access_log(arguments: argparse.Namespace) -> AccessLog | None:
     """The log that was asked for. Raises CannotStart."""
     path = arguments.access_log
     return attempt(f"write the access log {path}", lambda: AccessLog(path)) if path else None
+
+
+def load_list(arguments: argparse.Namespace) -> list[str]:
+    """The names to begin with, and a look whether there is a place for the list at the end. Raises CannotStart."""
+    path, place = arguments.warm_from, arguments.save_list
+    if place:
+        attempt(f"save the list in {place}", lambda: check_saving(place))
+    if not path or (path == place and not os.path.exists(path)):  # the first start
+        return []
+    return attempt(f"warm the cache from {path}", lambda: read_list(path))
+
+
+def save(path: str, listed: list[str]) -> None:
+    """Keep the list for the next start. That it cannot be kept is no reason not to stop."""
+    try:
+        save_list(path, listed)
+    except OSError as problem:
+        log.warning("cannot save the list in %s: %s", path, problem.strerror)
 
 
 def attempt(what: str, action: Callable[[], Value]) -> Value:

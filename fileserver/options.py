@@ -94,6 +94,12 @@ def parse(bound: tuple[str, int] | None = None) -> argparse.Namespace:
         action="store_true",
         help="answer with NAME.br, NAME.zst or NAME.gz where the client takes it and it is no older than NAME",
     )
+    add(
+        "--warm-from",
+        metavar="FILE",
+        help="at the start read the files named there, one a line, as LIST prints them, as far as there is room",
+    )
+    add("--save-list", metavar="FILE", help="at a stop write LIST there; may be the FILE of --warm-from")
     add("--hidden", action="store_true", help="serve names that begin with a dot")
     add("--no-index", dest="index", action="store_false", help="folders answer 404: no listing, no index.html")
     add(
