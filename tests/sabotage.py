@@ -26,7 +26,7 @@ from fileserver.store import Body, Store
 from fileserver.traffic import Traffic
 from fileserver.transport import Gone, Transport
 from fileserver.wire import OneLine
-from lrucache import Cache, CacheStats, Entry, Outcome, Refusal
+from lrucache import Cache, CacheStats, Entry, Outcome, Policy, Refusal
 
 Wrong = Callable[..., Any]
 
@@ -142,8 +142,8 @@ def evicts_nothing() -> None:
     """Who comes when it is full is sent past it."""
 
     @instead_of(Cache, "_refusal")
-    def refusal(right: Wrong, cache: Cache, name: str, size: int) -> Any:
-        return right(cache, name, size) or (None if cache._fits(size) else Refusal.NO_ROOM)
+    def refusal(right: Wrong, cache: Cache, policy: Policy, name: str, size: int) -> Any:
+        return right(cache, policy, name, size) or (None if cache._fits(size) else Refusal.NO_ROOM)
 
 
 # LIST.
