@@ -115,7 +115,7 @@ def test_whoever_is_foreseen_to_go_goes_and_nothing_else_changes(
 
 @pytest.mark.parametrize("policy", sorted(POLICIES))
 def test_no_more_are_foreseen_than_are_kept_and_that_is_said(policy: str) -> None:
-    cache = Cache(FORESEEN_MAX + 9, POLICIES[policy](FORESEEN_MAX + 9))
+    cache = Cache(FORESEEN_MAX + 9, POLICIES[policy](FORESEEN_MAX + 9), clock=Clock())
     for at in range(FORESEEN_MAX + 9):
         stored(cache, f"n{at}", 1)
     foreseen = cache.foresee("n3", FORESEEN_MAX + 9)
