@@ -21,19 +21,20 @@ _START_LINE = re.compile(r"gserver: https?://(\[.*?\]|[^:/]*):(\d+)/ serves ")
 
 
 class Program:
-    """A running gserver.py on a free port. Leaving the `with` stops it and checks that it stopped cleanly.
+    """A running gserver.py on a free port, or on `port`. Leaving the `with` stops it and checks that it stopped
+    cleanly.
 
     `changes` are statements that a wrapper runs before `gserver.main`, with these modules at hand.
     """
 
-    def __init__(self, directory: Path, *options: str, changes: str = "") -> None:
+    def __init__(self, directory: Path, *options: str, changes: str = "", port: int = 0) -> None:
         program = [str(PROJECT / "gserver.py")]
         if changes:
             program = [
                 "-c",
                 f"import gserver; from fileserver import connection, server, transport; {changes}; gserver.main()",
             ]
-        self.process = self.started([sys.executable, *program, "0", str(directory), *options])
+        self.process = self.started([sys.executable, *program, str(port), str(directory), *options])
         assert self.process.stderr is not None
         self.warnings = ""
         """What it logged before its start line."""
