@@ -3,17 +3,14 @@
 import os
 import shutil
 import signal
-import socket
-import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from http.client import HTTPConnection
 from pathlib import Path
 
-from tests.program import PROJECT, Program
-
-SHIPPED = PROJECT / "deploy" / "haproxy.cfg"
+from benchmarks.haproxy import balancing
+from tests.program import Program
 
 PROGRAM = shutil.which("haproxy", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin")
 
@@ -24,9 +21,9 @@ GIVE_UP_S = 30
 class Cluster:
     """Three gservers over `folder`, and the port of the proxy in front of them. `clusters` makes one."""
 
-    def __init__(self, folder: Path, options: tuple[str, ...], nodes: list[Program], port: int) -> None:
+    def __init__(self, folder: Path, options: tuple[str, ...], nodes: list[Program]) -> None:
         self.nodes = nodes
-        self.port = port
+        self.port = 0
         self._folder = folder
         self._options = options
 
@@ -58,59 +55,24 @@ class Cluster:
 def clusters(folder: Path, *options: str, changes: tuple[str, str, str] = ("", "", "")) -> Iterator[Cluster]:
     """Three gservers with these options behind HAProxy. `changes` are Program's, for each node.
 
-    At the end all that still run have to stop cleanly, HAProxy too.
+    At the end all that still run have to stop cleanly.
     """
-    with ExitStack() as stack:
-        nodes = [Program(folder, *options, changes=each) for each in changes]
-        front = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
-        cluster = Cluster(folder, options, nodes, front.getsockname()[1])
-        try:
-            with haproxy(front, nodes):
-                yield cluster
-            for node in cluster.nodes:
-                if node.process.returncode is None:
-                    log = node.stop()
-                    assert node.process.returncode == 0, log
-                    assert "Traceback" not in log, log
-        finally:
-            for node in cluster.nodes:
-                if node.process.poll() is None:
-                    node.process.kill()
-                node.process.communicate(timeout=GIVE_UP_S)
-
-
-@contextmanager
-def haproxy(front: socket.socket, nodes: list[Program]) -> Iterator[None]:
-    """HAProxy in front of these nodes. It takes the listening socket over: who connects meanwhile waits in it."""
-    assert PROGRAM
-    environment = {f"GSERVER_{number}": f"127.0.0.1:{node.port}" for number, node in enumerate(nodes, 1)}
-    process = subprocess.Popen(
-        [PROGRAM, "-db", "-dW", "-f", "/dev/stdin"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        env={**os.environ, **environment, "GSERVER_FRONT": f"fd@{front.fileno()}"},
-        pass_fds=[front.fileno()],
-        text=True,
-    )
-    assert process.stdin
-    process.stdin.write(shipped())
-    process.stdin.close()
-    process.stdin = None
+    nodes = [Program(folder, *options, changes=each) for each in changes]
+    cluster = Cluster(folder, options, nodes)
     try:
-        yield
-        assert process.poll() is None, process.communicate(timeout=GIVE_UP_S)[0]
+        with balancing([node.port for node in nodes]) as proxy:
+            cluster.port = proxy.port
+            yield cluster
+        for node in cluster.nodes:
+            if node.process.returncode is None:
+                log = node.stop()
+                assert node.process.returncode == 0, log
+                assert "Traceback" not in log, log
     finally:
-        process.terminate()
-        process.communicate(timeout=GIVE_UP_S)
-
-
-def shipped() -> str:
-    """deploy/haproxy.cfg; without the lines by which root gives its rights away, where there are none to give."""
-    lines = SHIPPED.read_text().splitlines(keepends=True)
-    if os.geteuid() != 0:
-        lines = [line for line in lines if line.split()[:1] not in (["user"], ["group"], ["chroot"])]
-    return "".join(lines)
+        for node in cluster.nodes:
+            if node.process.poll() is None:
+                node.process.kill()
+            node.process.communicate(timeout=GIVE_UP_S)
 
 
 def wait_until(condition: Callable[[], bool]) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -21,6 +22,10 @@ needs_h2load = pytest.mark.skipif(shutil.which("h2load") is None, reason="h2load
 needs_fuse = pytest.mark.skipif(
     not (Path("/dev/fuse").exists() and (shutil.which("fusermount") or shutil.which("fusermount3"))),
     reason="no FUSE",
+)
+needs_haproxy = pytest.mark.skipif(
+    shutil.which("haproxy", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin") is None,
+    reason="haproxy is not installed",
 )
 has_nginx = shutil.which("nginx", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin") is not None
 
@@ -119,3 +124,14 @@ def test_gclient_is_compared_with_curl_and_with_what_it_imports(tmp_path: Path) 
     ]
     assert ("left out" in said) is not has_nginx
     assert {"gclient.py", "-m"} < {line[0] for line in lines if line}
+
+
+@needs_haproxy
+def test_cluster_measures_what_three_caches_hold_beside_one(tmp_path: Path) -> None:
+    said = run(tmp_path, "cluster", "--rounds", "1", "--files", "600", "--requests", "3000", "--cache", "1MiB")
+    rows = re.findall(r"^(one|three)\b.*?  (0\.\d{3})  +(\d+) +([\d.,k]+) ", said, re.M)
+    ratios, held = [float(ratio) for _, ratio, _, _ in rows], [int(count) for _, _, count, _ in rows]
+    assert len(rows) == 3, said
+    assert ratios[2] > 1.2 * ratios[0]
+    assert held[2] > 2.5 * held[0]
+    assert "haproxy 2." in said

@@ -14,7 +14,8 @@ from urllib.parse import quote
 
 import pytest
 
-from tests.haproxy import GIVE_UP_S, PROGRAM, SHIPPED, Cluster, clusters, wait_until
+from benchmarks.haproxy import SHIPPED
+from tests.haproxy import GIVE_UP_S, PROGRAM, Cluster, clusters, wait_until
 from tests.program import Program, gclient, sparse
 
 pytestmark = [
@@ -92,13 +93,14 @@ def test_the_file_is_valid_and_nothing_in_it_is_doubtful() -> None:
 
 
 def test_the_caches_add_up(folder: Path) -> None:
+    often = random.Random(1).choices(NAMES, k=3 * len(NAMES))
     with Program(folder, "--cache", CACHE) as alone:
-        for name in NAMES:
+        for name in often:
             assert alone.get(f"/{name}")[2] == content(name)
         fits = len(alone.names())
     assert fits == (1 << 20) // SMALL_BYTES
     with clusters(folder, "--cache", CACHE) as cluster:
-        ask_all(cluster, NAMES)
+        ask_all(cluster, often)
         held = [name for names in cluster.lists() for name in names]
     assert len(held) == 3 * fits
     assert len(set(held)) == len(held)

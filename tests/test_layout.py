@@ -400,6 +400,16 @@ OURS = {
         "benchmarks.workloads",
         "lrucache",
     },
+    "benchmarks.haproxy": {"benchmarks.peers"},
+    "benchmarks.cluster": {
+        "benchmarks.clients",
+        "benchmarks.command",
+        "benchmarks.haproxy",
+        "benchmarks.peers",
+        "benchmarks.replay",
+        "benchmarks.report",
+        "benchmarks.rounds",
+    },
     "benchmarks.dashboard": {
         "benchmarks.clients",
         "benchmarks.command",
