@@ -6,7 +6,7 @@ import subprocess
 import threading
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from http.client import HTTPConnection, HTTPException
 from itertools import cycle, islice
 from pathlib import Path
@@ -249,6 +249,26 @@ def test_an_answer_that_has_begun_is_finished_by_a_node_that_stops(folder: Path)
         log = home.process.communicate(timeout=GIVE_UP_S)[1]
     assert home.process.returncode == 0
     assert "stopped, 0 transfers cut" in log
+
+
+def test_a_node_that_hangs_is_left_alone_and_goes_on_with_what_it_was_asked(folder: Path) -> None:
+    """Its kernel takes connections and requests, as it does for a node that is restarted behind a socket unit."""
+    with clusters(folder) as cluster, ThreadPoolExecutor(100) as clients:
+        name = min(homes(cluster)[0])
+        cluster.nodes[0].process.send_signal(signal.SIGSTOP)
+        asked: list[Future[tuple[int, bytes]]] = []
+
+        def is_answered() -> bool:
+            if len(asked) < 100:
+                asked.append(clients.submit(cluster.get, f"/{name}"))
+            return bool(wait(asked, timeout=0.3, return_when=FIRST_COMPLETED).done)
+
+        try:
+            wait_until(is_answered)
+            assert name in {*cluster.nodes[1].names(), *cluster.nodes[2].names()}
+        finally:
+            cluster.nodes[0].process.send_signal(signal.SIGCONT)
+        assert {each.result(GIVE_UP_S) for each in asked} == {(200, content(name))}
 
 
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM])
