@@ -41,6 +41,7 @@ bench: .venv/ready .bench-venv/ready
 	$(BIN)/python -m benchmarks.attackers
 	$(BIN)/python -m benchmarks.downloads
 	$(BIN)/python -m benchmarks.hotpath
+	$(BIN)/python -m benchmarks.cluster
 
 clean:
 	rm -rf build dist .schemathesis .venv .bench-venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage

@@ -25,6 +25,7 @@ import pytest
 
 from loadtest import _checks as checks
 from loadtest._corpus import MIB, Corpus, write
+from tests.haproxy import PROGRAM, clusters
 from tests.program import PROJECT, Program
 
 CACHE = "4MiB"
@@ -358,6 +359,17 @@ class Distributed:
     broken: Result
 
 
+PAGE = PROJECT / "deploy" / "README.md"
+
+
+def from_the_page(role: str, port: str, name: str, place: str) -> list[tuple[str, ...]]:
+    """The options of the commands in deploy/README.md that have `role`, with `place` for `name`; `port` is
+    the master's."""
+    bound = {"worker": ("--master-port", port), "master": ("--master-bind-port", port)}[role]
+    lines = re.findall(rf"^    locust -f loadtest (--{role} .*)$", PAGE.read_text(), re.M)
+    return [(*line.replace(name, place).split(), *bound) for line in lines]
+
+
 @pytest.fixture(scope="module")
 def distributed(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Distributed:
     """`--processes`, a master with workers, and one whose workers see a sabotaged server, side by side."""
@@ -368,17 +380,15 @@ def distributed(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Distr
         good = [running.enter_context(Program(corpus, "--cache", CACHE)) for _ in range(2)]
         bad = running.enter_context(Program(corpus, "--cache", CACHE, changes=CUT))
         workers = [
-            running.enter_context(
-                Locust(place / name, "--worker", "--master-host", "127.0.0.1", "--master-port", port)
-            )
-            for name in ("worker 1", "worker 2")
+            running.enter_context(Locust(place / f"worker {number}", *options))
+            for number, options in enumerate(from_the_page("worker", port, "MASTER", "127.0.0.1"))
         ]
-        as_master = ["--master", "--master-bind-host", "127.0.0.1", "--master-bind-port", port]
+        as_master, _ = from_the_page("master", port, "http://SERVER:8080", url(good[0]))
         master = running.enter_context(
             headless(
                 place / "master",
                 url(good[0]),
-                *(*as_master, "--expect-workers", "2", *of_corpus, *USERS, "-t", "4s"),
+                *(*as_master, "--master-bind-host", "127.0.0.1", *of_corpus, *USERS, "-t", "4s"),
                 *("--pid", str(good[0].process.pid), "Reader", "Lister"),
             )
         )
@@ -440,6 +450,28 @@ def test_locust_counts_errors_by_check_and_not_by_file(distributed: Distributed)
     report = distributed.broken.log.split("# occurrences")[1]
     assert checks.LENGTH in report
     assert ".seeded" not in report
+
+
+@pytest.mark.external
+@pytest.mark.skipif(PROGRAM is None, reason="haproxy is not installed")
+def test_of_three_servers_behind_a_proxy_every_answer_is_checked(corpus: Path, tmp_path: Path) -> None:
+    """As deploy/README.md says: what takes LIST is not seen, and nothing else is amiss."""
+    port = str(free_port())
+    with clusters(corpus, "--cache", CACHE) as cluster, ExitStack() as running:
+        host = f"http://127.0.0.1:{cluster.port}"
+        _, as_master = from_the_page("master", port, "http://PROXY:8080", host)
+        shorter = ("--master-bind-host", "127.0.0.1", "-u", "40", "-r", "100", "-t", "5s")
+        for number, options in enumerate(from_the_page("worker", port, "MASTER", "127.0.0.1")):
+            running.enter_context(Locust(tmp_path / f"worker {number}", *options))
+        master = running.enter_context(headless(tmp_path / "master", host, *as_master, *shorter))
+        result = master.finish().check(1)
+    assert {"Reader", "Scanner", "Resumer", "Stampede"} <= result.named()
+    for name in (checks.ANSWER, checks.LENGTH, checks.CONTENT, checks.VERSION, checks.ORIGIN, checks.PARTS):
+        assert result.state(name) == "held", name
+    assert "BROKEN" not in result.summary
+    unseen = re.findall(r"^  NOT SEEN +(.*)$", result.summary, re.M)
+    assert unseen
+    assert all(line.endswith("has no LIST") for line in unseen), unseen
 
 
 # Other servers, and none.
