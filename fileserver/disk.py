@@ -11,14 +11,14 @@ since an exception that leaves a pool task prints its traceback even when somebo
 
 import time
 from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import Any, Protocol, TypeVar, cast
 
 import gevent
 from gevent import Greenlet
 from gevent.threadpool import ThreadPool
 
 from fileserver.latency import Histogram
-from fileserver.root import Exhausted, Folder, Identity, Opened, Root, close_descriptor
+from fileserver.root import Exhausted, Folder, Identity, Opened
 from fileserver.threads import started
 from fileserver.turns import Turns
 from lrucache import CHUNK_BYTES
@@ -34,19 +34,65 @@ OPEN_WAIT_S = 60.0
 for a turn that is held longer is held by somebody who makes progress, perhaps for hours."""
 
 
+class Source(Protocol):
+    """Where files come from: `root.Root`, a folder, and `objects.ObjectRoot`, a bucket, which say more of it.
+
+    Every method is plain and blocking, and safe in any native thread; all raise FileError. A descriptor stands for
+    one version of one file until `close_descriptor`, and means nothing to others.
+    """
+
+    path: str
+    """What people call it."""
+
+    @property
+    def knows_cached(self) -> bool:
+        """Whether `cached=True` can succeed, and closing a descriptor asks nobody."""
+
+    @property
+    def closes_at_once(self) -> bool:
+        """Whether descriptors are only numbers, and closing one asks nobody."""
+
+    def open(self, name: str, first_max: int = 0, *, cached: bool = False) -> Opened:
+        """Open `name`, with its first chunk if it has at most `first_max` bytes."""
+
+    def close_descriptor(self, descriptor: int) -> None:
+        """Give back what `open` gave."""
+
+    def stat(self, name: str, *, cached: bool = False) -> Identity:
+        """The identity of `name` now."""
+
+    def read_settled(self, name: str, before_ns: int) -> Opened | None:
+        """A small file at rest, whole, if that takes no wait. Hub thread only."""
+
+    def read(
+        self, descriptor: int, identity: Identity, offset: int, length: int, *, cached: bool = False
+    ) -> bytes:
+        """The bytes [offset, offset + length) of the version `identity`, fewer only at its end."""
+
+    def was_read(self, descriptor: int) -> None:
+        """All of an open file was read."""
+
+    def list(self, folder: str) -> Folder:
+        """A folder's own entries; `""` is the root."""
+
+    def close(self) -> None:
+        """Give back what it holds; nothing may be asked afterwards."""
+
+
 class Disk:
-    """The root, asked without ever blocking the loop. What is not called `cached` may switch greenlets.
+    """The source, asked without ever blocking the loop. What is not called `cached` may switch greenlets.
 
     At most `open_max` files are open at a time; more wait for their turn, in order. `inline=False` sends
-    everything to the pool (`--io pool`). Raises what Root raises; OSError when no thread can be started. `close`
-    ends the threads.
+    everything to the pool (`--io pool`); `lookers` threads are for looks alone. Raises what the source raises;
+    OSError when no thread can be started. `close` ends the threads.
     """
 
     def __init__(
         self,
-        root: Root,
+        root: Source,
         *,
         threads: int = 64,
+        lookers: int = LOOK_THREADS,
         inline: bool = True,
         open_max: int = OPEN_MAX,
         clock: Callable[[], float] = time.monotonic,
@@ -54,8 +100,9 @@ class Disk:
         self._root = root
         self._inline = inline
         self._opens_inline = inline and root.knows_cached
+        self._closes_inline = self._opens_inline or root.closes_at_once
         self._open_turns = Turns(open_max)
-        self._lookers = started(LOOK_THREADS)  # before the readers take what there is
+        self._lookers = started(lookers)  # before the readers take what there is
         self._readers = started(threads)
         self._releasing: set[Greenlet[..., Any]] = set()
         self._clock = clock
@@ -180,9 +227,9 @@ class Disk:
 
     def release(self, descriptor: int) -> None:
         """Close a descriptor, and wait for nothing; where that asks a server (FUSE, NFS) a thread does it."""
-        if self._opens_inline:
+        if self._closes_inline:
             try:
-                close_descriptor(descriptor)
+                self._root.close_descriptor(descriptor)
             finally:
                 self._open_turns.give()
         else:
@@ -192,7 +239,7 @@ class Disk:
 
     def _close_in_pool(self, descriptor: int) -> None:
         try:
-            _in(self._readers, close_descriptor, descriptor)
+            _in(self._readers, self._root.close_descriptor, descriptor)
         finally:
             self._open_turns.give()
 

@@ -49,7 +49,7 @@ class IsFolder(FileError):
 
 
 class Exhausted(FileError):
-    """Out of descriptors or memory; it will pass."""
+    """Out of descriptors or memory, or the store is busy or out of reach; it will pass."""
 
 
 class DiskFailure(FileError):
@@ -86,12 +86,12 @@ class Opened(NamedTuple):
 
 
 class FolderEntry(NamedTuple):
-    """One line of a listing; `size` in bytes is 0 for folders, `mtime_s` is a Unix time."""
+    """One line of a listing; `size` in bytes is 0 for folders, `mtime_s` a Unix time, None for what has none."""
 
     name: str
     is_folder: bool
     size: int
-    mtime_s: float
+    mtime_s: float | None
 
 
 class Folder(NamedTuple):
@@ -134,6 +134,8 @@ class Root:
     Raises OSError when `directory` is not a readable folder. `portable=True` forces the way of systems that have
     no openat2, for tests. `drop_pages` has the kernel forget files that were read whole.
     """
+
+    closes_at_once = False
 
     def __init__(
         self, directory: str, *, hidden: bool = False, portable: bool = False, drop_pages: bool = False
@@ -218,6 +220,10 @@ class Root:
             return None
         finally:
             close_descriptor(descriptor)
+
+    def close_descriptor(self, descriptor: int) -> None:
+        """Close an open file; on FUSE and NFS that may wait."""
+        close_descriptor(descriptor)
 
     def identity(self, descriptor: int) -> Identity:
         """What fstat says of an open file. Raises NotFound when it is no regular file, IsFolder when a folder."""
