@@ -30,7 +30,7 @@ footer{margin-top:1.5rem;opacity:.65;font-size:.85rem}
 
 
 def folder_json(name: str, folder: Folder) -> Iterator[bytes]:
-    """A listing for programs: `size` in bytes, `mtime` in Unix seconds; `type` is `file` or `folder`."""
+    """A listing for programs: `size` in bytes, `mtime` in Unix seconds or null; `type` is `file` or `folder`."""
     beginning = {"folder": name, "truncated": folder.truncated}
     yield json.dumps(beginning)[:-1].encode() + b', "entries": ['
     yield from lines_json(folder.entries, _line_json)
@@ -62,11 +62,15 @@ def folder_html(name: str, folder: Folder) -> Iterator[bytes]:
 def _row(folder: str, entry: FolderEntry) -> str:
     path = f"{folder}/{entry.name}" if folder else entry.name
     slash = "/" if entry.is_folder else ""
-    date = strftime("%Y-%m-%d %H:%M", gmtime(min(max(0, entry.mtime_s), _END_OF_9999_S)))
     return (
         f'<tr><td><a href="{_href(path, is_folder=entry.is_folder)}">{escape(entry.name)}{slash}</a></td>'
-        f'<td class="n">{"" if entry.is_folder else size_text(entry.size)}</td><td class="n">{date}</td></tr>\n'
+        f'<td class="n">{"" if entry.is_folder else size_text(entry.size)}</td>'
+        f'<td class="n">{_date(entry.mtime_s)}</td></tr>\n'
     )
+
+
+def _date(mtime_s: float | None) -> str:
+    return "" if mtime_s is None else strftime("%Y-%m-%d %H:%M", gmtime(min(max(0, mtime_s), _END_OF_9999_S)))
 
 
 def _href(path: str, *, is_folder: bool) -> str:
@@ -75,4 +79,5 @@ def _href(path: str, *, is_folder: bool) -> str:
 
 def _line_json(entry: FolderEntry) -> str:
     kind = "folder" if entry.is_folder else "file"
-    return json.dumps({"name": entry.name, "type": kind, "size": entry.size, "mtime": round(entry.mtime_s, 3)})
+    mtime_s = None if entry.mtime_s is None else round(entry.mtime_s, 3)
+    return json.dumps({"name": entry.name, "type": kind, "size": entry.size, "mtime": mtime_s})
