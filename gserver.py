@@ -22,6 +22,7 @@ import argparse
 import gc
 import logging
 import os
+import re
 import signal
 import socket
 from collections.abc import Callable
@@ -33,7 +34,7 @@ from gevent.event import Event
 from fileserver import options, process, systemd
 from fileserver.about.counters import VIEWERS_MAX
 from fileserver.accesslog import AccessLog
-from fileserver.disk import Disk
+from fileserver.disk import LOOK_THREADS, Disk, Source
 from fileserver.precompressed import Precompressed
 from fileserver.rendering import size_text
 from fileserver.root import Root
@@ -119,17 +120,20 @@ def run(arguments: argparse.Namespace, listener: socket.socket | None) -> int:
     return 0
 
 
-def assemble(arguments: argparse.Namespace, listener: socket.socket | None) -> tuple[Root, Site, Server]:
+def assemble(arguments: argparse.Namespace, listener: socket.socket | None) -> tuple[Source, Site, Server]:
     """Put the rooms together and listen, if nobody has done that for us. Raises CannotStart."""
     limit = process.raise_descriptor_limit()
     max_connections, open_max = shares(limit, arguments.threads, arguments.max_connections)
-    root = attempt(
-        f"serve {arguments.directory}",
-        lambda: Root(arguments.directory, hidden=arguments.hidden, drop_pages=arguments.page_cache == "drop"),
-    )
+    root, lookers = open_root(arguments)
     disk = attempt(
         "start",
-        lambda: Disk(root, threads=arguments.threads, inline=arguments.io == "auto", open_max=open_max),
+        lambda: Disk(
+            root,
+            threads=arguments.threads,
+            lookers=lookers,
+            inline=arguments.io == "auto",
+            open_max=open_max,
+        ),
     )
     what_if = start_what_if(arguments)
     cache = Cache(
@@ -161,6 +165,28 @@ def assemble(arguments: argparse.Namespace, listener: socket.socket | None) -> t
     attempt(f"listen on {arguments.host} port {arguments.port}", server.start)
     site.about.start()
     return root, site, server
+
+
+def open_root(arguments: argparse.Namespace) -> tuple[Source, int]:
+    """What DIR means, and how many threads look at what is stored of it. Raises CannotStart."""
+    directory = arguments.directory
+    what = f"serve {re.sub('//.*@', '//', directory)}"  # a password in a URL is not repeated
+    if not directory.startswith("s3://"):
+        folder = attempt(what, lambda: options.folder(directory))
+        drop_pages = arguments.page_cache == "drop"
+        return attempt(what, lambda: Root(folder, hidden=arguments.hidden, drop_pages=drop_pages)), LOOK_THREADS
+    try:
+        from fileserver import objects  # noqa: PLC0415 (obstore, which few have, and 20 ms of a start)
+    except ImportError as missing:
+        raise CannotStart(
+            f"cannot {what}: {missing.name} is missing; install it with: pip install -r requirements-s3.txt"
+        ) from missing
+    bucket, problem = in_thread(
+        lambda: attempt(what, lambda: objects.open_bucket(directory, hidden=arguments.hidden))
+    )
+    if bucket is None:
+        raise problem or CannotStart(f"cannot {what}")
+    return bucket, objects.LOOK_THREADS
 
 
 def start_what_if(arguments: argparse.Namespace) -> "WhatIf | None":
@@ -298,7 +324,7 @@ def on_signal(name: str, action: Callable[[], object]) -> None:
         gevent.signal_handler(getattr(signal, name), action)
 
 
-def start_line(arguments: argparse.Namespace, root: Root, port: int) -> str:
+def start_line(arguments: argparse.Namespace, root: Source, port: int) -> str:
     """Where to look, what is served, and who can see it."""
     here = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(arguments.host, arguments.host)
     host = f"[{here}]" if ":" in here else here

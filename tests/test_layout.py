@@ -36,6 +36,7 @@ OURS = {
     "fileserver.openat2": set(),
     "fileserver.positioned": {"lrucache"},
     "fileserver.root": {"lrucache", "fileserver.names", "fileserver.openat2", "fileserver.positioned"},
+    "fileserver.objects": {"lrucache", "fileserver.names", "fileserver.root"},
     "fileserver.versions": {"fileserver.disk", "fileserver.root"},
     "fileserver.looks": {"fileserver.disk", "fileserver.root"},
     "fileserver.representation": {"fileserver.dates", "fileserver.root"},
@@ -235,6 +236,7 @@ OURS = {
         "fileserver.about.counters",
         "fileserver.accesslog",
         "fileserver.disk",
+        "fileserver.objects",
         "fileserver.options",
         "fileserver.precompressed",
         "fileserver.process",
@@ -469,6 +471,7 @@ OTHERS = {
     "fileserver.wire": {"httptools"},
     "fileserver.positioned": {"gevent"},  # only to reach past its monkey patch
     "fileserver.root": {"gevent"},  # the same
+    "fileserver.objects": {"obstore"},
     "fileserver.disk": {"gevent"},
     "fileserver.looks": {"gevent"},
     "fileserver.fills": {"gevent"},
