@@ -177,7 +177,7 @@ def open_root(arguments: argparse.Namespace) -> tuple[Source, int]:
         return attempt(what, lambda: Root(folder, hidden=arguments.hidden, drop_pages=drop_pages)), LOOK_THREADS
     try:
         from fileserver import objects  # noqa: PLC0415 (obstore, which few have, and 20 ms of a start)
-    except ImportError as missing:
+    except ModuleNotFoundError as missing:
         raise CannotStart(
             f"cannot {what}: {missing.name} is missing; install it with: pip install -r requirements-s3.txt"
         ) from missing

@@ -19,11 +19,11 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from hashlib import blake2b
 from itertools import count
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import obstore
 from obstore import exceptions
-from obstore.store import ClientConfig, LocalStore, MemoryStore, RetryConfig, S3Store
+from obstore.store import LocalStore, S3Store
 
 from fileserver import names
 from fileserver.root import (
@@ -41,6 +41,10 @@ from fileserver.root import (
     Opened,
 )
 from lrucache import CHUNK_BYTES
+
+if TYPE_CHECKING:
+    from obstore import GetOptions
+    from obstore.store import ClientConfig, RetryConfig
 
 CONNECT_S = 5
 """How long a connection to the store may take to stand; the AWS tools wait 60 s, and nobody waits for those."""
@@ -62,8 +66,6 @@ LISTING_S = 15.0
 
 LOOK_THREADS = 16
 """Threads for looks at stored files: each waits for a HEAD of some 10 to 30 ms, where a disk's wait is rare."""
-
-ObjectStore = S3Store | LocalStore | MemoryStore
 
 _BUCKET = r"[A-Za-z0-9][A-Za-z0-9._-]{1,62}"
 _URL = re.compile(rf"s3://(?P<bucket>{_BUCKET})(?:/(?P<prefix>.*))?", re.DOTALL)
@@ -169,7 +171,7 @@ class ObjectRoot:
     knows_cached = False
     closes_at_once = True
 
-    def __init__(self, store: ObjectStore, path: str, *, prefix: str = "", hidden: bool = False) -> None:
+    def __init__(self, store: S3Store | LocalStore, path: str, *, prefix: str = "", hidden: bool = False) -> None:
         self.path = path
         self._store = store
         self._prefix_bytes = len(prefix.encode()) + 1
@@ -282,8 +284,11 @@ class ObjectRoot:
         self, name: str, start: int, end: int, *, etag: str | None = None, size_max: float = math.inf
     ) -> tuple[Any, bytes | None]:
         """The bytes [start, end) and their version, from one answer; no bytes if it has more than `size_max`."""
+        options: GetOptions = {"range": (start, end)}
+        if etag is not None:
+            options["if_match"] = etag
         with _translated():
-            found = obstore.get(self._store, self._key(name), options={"range": (start, end), "if_match": etag})
+            found = obstore.get(self._store, self._key(name), options=options)
             return found.meta, found.bytes().to_bytes() if found.meta["size"] <= size_max else None
 
     def _identity(self, name: str, meta: Any) -> Identity:
@@ -336,7 +341,7 @@ def open_bucket(url: str, *, hidden: bool = False) -> ObjectRoot:
     return root
 
 
-def _client_options(*, allow_http: bool) -> ClientConfig:
+def _client_options(*, allow_http: bool) -> "ClientConfig":
     return {
         "allow_http": allow_http,
         "connect_timeout": timedelta(seconds=CONNECT_S),
@@ -344,7 +349,7 @@ def _client_options(*, allow_http: bool) -> ClientConfig:
     }
 
 
-def _retry_config() -> RetryConfig:
+def _retry_config() -> "RetryConfig":
     return {
         "max_retries": RETRIES,
         "retry_timeout": timedelta(seconds=RETRY_S),

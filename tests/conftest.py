@@ -17,6 +17,13 @@ def io(request: pytest.FixtureRequest) -> str:
     return mode
 
 
+@pytest.fixture(params=["auto", "pool", "objects"])
+def source(request: pytest.FixtureRequest) -> str:
+    """Both ways of reading a folder, and its files as objects: for rooms above the root, which may not care."""
+    kind: str = request.param
+    return kind
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """An empty folder to serve."""

@@ -11,13 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import gevent
+import pytest
 from gevent import socket
 from gevent.event import Event
 from gevent.server import StreamServer
+from obstore.store import LocalStore
 
 from fileserver.connection import Connection
 from fileserver.disk import Disk
 from fileserver.heads import StatusLines
+from fileserver.objects import ObjectRoot, OutOfRange
 from fileserver.root import DiskFailure, Folder, Identity, Opened, Root
 from fileserver.server import Server
 from fileserver.site import Site
@@ -56,15 +59,10 @@ class Gate:
         self._event.set()
 
 
-class FaultyRoot(Root):
-    """A root whose system calls fail, wait or lie as the test has arranged. Counts reads of each (name, offset).
+class Faults:
+    """What a test arranges for a root: calls that fail, wait or lie. Counts reads of each (name, offset)."""
 
-    `before_open` and `before_read` run in the pool thread and may raise or wait; inline attempts are refused for
-    the names in `cold`, as for data that is not in the page cache.
-    """
-
-    def __init__(self, directory: str, **options: Any) -> None:
-        super().__init__(directory, **options)
+    def __init__(self) -> None:
         self.cold: set[str] = set()
         self.reads: list[tuple[str, int]] = []
         self.opens: list[str] = []
@@ -76,6 +74,18 @@ class FaultyRoot(Root):
         self.before_read: Callable[[str, int], None] = lambda name, offset: None
         self.after_read: Callable[[str, int], None] = lambda name, offset: None
         self.stamps: Callable[[str, Identity], Identity] = lambda name, identity: identity
+
+
+class FaultyRoot(Faults, Root):
+    """A root whose system calls fail, wait or lie as the test has arranged.
+
+    `before_open` and `before_read` run in the pool thread and may raise or wait; inline attempts are refused for
+    the names in `cold`, as for data that is not in the page cache.
+    """
+
+    def __init__(self, directory: str, **options: Any) -> None:
+        Faults.__init__(self)
+        Root.__init__(self, directory, **options)
         self._names: dict[int, str] = {}
         self._settling = False
 
@@ -142,8 +152,52 @@ class FaultyRoot(Root):
             raise BlockingIOError(errno.EAGAIN, "cold")
 
 
+class FaultyObjects(Faults, ObjectRoot):
+    """The same over a folder whose files are objects: each is cold, and its version is what obstore says of it."""
+
+    def __init__(self, directory: str) -> None:
+        Faults.__init__(self)
+        ObjectRoot.__init__(self, LocalStore(directory), f"file://{directory}")
+
+    def open(self, name: str, first_max: int = 0, *, cached: bool = False) -> Opened:
+        if not cached:
+            self.before_open(name)
+            self.opens.append(name)
+        return super().open(name, first_max, cached=cached)
+
+    def stat(self, name: str, *, cached: bool = False) -> Identity:
+        if not cached:
+            self.before_stat(name)
+            self.looks.append(name)
+        return super().stat(name, cached=cached)
+
+    def list(self, folder: str) -> Folder:
+        self.before_list(folder)
+        return super().list(folder)
+
+    def _identity(self, name: str, meta: Any) -> Identity:
+        self.before_fstat(name)
+        return self.stamps(name, super()._identity(name, meta))
+
+    def _get(self, name: str, start: int, end: int, **conditions: Any) -> tuple[Any, bytes | None]:
+        self.before_read(name, start)
+        try:
+            meta, content = super()._get(name, start, end, **conditions)
+        except OutOfRange:
+            meta, content = None, b""
+        if content is not None:
+            self.reads.append((name, start))
+            self.after_read(name, start)
+        if meta is None:
+            raise OutOfRange("said the store")
+        return meta, content
+
+
 class House:
-    """Disk, cache, store and site over `folder`. Leaving the `with` checks that nothing was left behind."""
+    """Disk, cache, store and site over `folder`. Leaving the `with` checks that nothing was left behind.
+
+    `io` is that of gserver, or `objects`: then the folder's files are asked for through obstore.
+    """
 
     def __init__(
         self,
@@ -159,7 +213,7 @@ class House:
         self.folder = folder
         self.clock = Clock()
         self.wall_ns = 2 * OLD_NS
-        self.root = FaultyRoot(str(folder))
+        self.root = FaultyObjects(str(folder)) if io == "objects" else FaultyRoot(str(folder))
         self.disk = Disk(self.root, threads=threads, inline=io == "auto")
         self.cache = Cache(capacity, POLICIES[policy](capacity), clock=self.clock)
         self.store = Store(
@@ -196,6 +250,7 @@ class House:
             assert stats.peak <= stats.capacity
             assert len(self.store.versions) == 0
             assert descriptors() == self._descriptors
+            assert not isinstance(self.root, ObjectRoot) or len(self.root) == 0
         self.root.close()
 
     def write(self, name: str, content: bytes, mtime_ns: int = OLD_NS) -> bytes:
@@ -205,6 +260,11 @@ class House:
         path.write_bytes(content)
         os.utime(path, ns=(mtime_ns, mtime_ns))
         return content
+
+    def stamped_ns(self, name: str) -> int:
+        """The later of the stamps of its present version, in Unix time."""
+        identity = self.root.stat(name)
+        return max(identity.mtime_ns, identity.ctime_ns)
 
     def replace(self, name: str, content: bytes, mtime_ns: int = OLD_NS) -> bytes:
         """A new version renamed into place."""
@@ -274,6 +334,12 @@ class House:
             with gevent.Timeout(20):
                 while self.site.traffic.connections:
                     gevent.sleep(0.001)
+
+
+def files_only(source: str, why: str) -> None:
+    """Skip what is not so of objects."""
+    if source == "objects":
+        pytest.skip(why)
 
 
 @contextmanager
