@@ -135,10 +135,11 @@ def test_the_sdist_has_what_the_tests_need(built: Path) -> None:
 def test_what_is_required_is_what_requirements_txt_says_runs() -> None:
     project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
     text = (PROJECT / "requirements.txt").read_text()
-    sections = {part.split("\n")[0]: part for part in re.split(r"^# ", text, flags=re.MULTILINE) if part}
+    sections = {part.split("\n")[0][2:]: part for part in re.split(r"^(?=# )", text, flags=re.MULTILINE) if part}
     assert required(sections["What runs"]) == project["dependencies"]
     simulate = next(part for title, part in sections.items() if "fileserver.simulate" in title)
     assert required(simulate) == project["optional-dependencies"]["simulate"]
+    assert required((PROJECT / "requirements-s3.txt").read_text()) == project["optional-dependencies"]["s3"]
 
 
 def page(port: str, name: str) -> str:
@@ -148,7 +149,7 @@ def page(port: str, name: str) -> str:
 
 
 def required(section: str) -> list[str]:
-    return [line.partition("#")[0].strip() for line in section.split("\n")[1:] if line.partition("#")[0].strip()]
+    return [line.partition("#")[0].strip() for line in section.split("\n") if line.partition("#")[0].strip()]
 
 
 def lend_dependencies(environment: Path, folder: Path) -> None:
