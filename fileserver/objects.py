@@ -67,6 +67,15 @@ LISTING_S = 15.0
 LOOK_THREADS = 16
 """Threads for looks at stored files: each waits for a HEAD of some 10 to 30 ms, where a disk's wait is rare."""
 
+
+class CannotServe(ValueError):
+    """Why a URL cannot be served, in words for the operator; without what could be a secret."""
+
+
+class OutOfRange(FileError):
+    """The object has no such bytes (416)."""
+
+
 _BUCKET = r"[A-Za-z0-9][A-Za-z0-9._-]{1,62}"
 _URL = re.compile(rf"s3://(?P<bucket>{_BUCKET})(?:/(?P<prefix>.*))?", re.DOTALL)
 _ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
@@ -75,7 +84,18 @@ _LAST = "\U0010ffff"
 """Sorts behind every character that a key is likely to have."""
 _STRUCTURE = "\n\nDebug source:"
 """Behind it an error of obstore's has its structure, in which line feeds and quotes of others are escaped."""
-_PASSES = ("408", "429", "502", "503", "504")
+_STATUSES: dict[str, type[FileError]] = {
+    "401": Forbidden,
+    "403": Forbidden,
+    "404": NotFound,
+    "408": Exhausted,
+    "412": Changed,
+    "416": OutOfRange,
+    "429": Exhausted,
+    "502": Exhausted,
+    "503": Exhausted,
+    "504": Exhausted,
+}
 
 _REASONS = (
     (r"/latest/|169\.254\.", "there are no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"),
@@ -98,14 +118,6 @@ _REASONS = (
 credentials, an address that begins with 169.254, is asked only when there are none."""
 
 log = logging.getLogger("gserver")
-
-
-class CannotServe(ValueError):
-    """Why a URL cannot be served, in words for the operator; without what could be a secret."""
-
-
-class OutOfRange(FileError):
-    """The object has no such bytes (416)."""
 
 
 class _Entries:
@@ -253,12 +265,12 @@ class ObjectRoot:
         key = self._key(folder) if folder else None
         until_s = time.monotonic() + LISTING_S
         behind: str | None = None
-        while not found.is_full and time.monotonic() < until_s:
+        while True:
             with _translated():
                 behind = found.take(
                     obstore.list(self._store, key, offset=behind, chunk_size=PAGE_ENTRIES), until_s
                 )
-            if behind is None:
+            if behind is None or found.is_full or time.monotonic() >= until_s:
                 break
         if folder and not found.pages:
             raise NotFound("no key begins with it")
@@ -381,12 +393,9 @@ def _meaning(problem: Exception) -> type[FileError]:
     if isinstance(problem, exceptions.PreconditionError):
         return Changed
     text = str(problem)
-    status = _status(text)
-    if isinstance(problem, (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError)) or status == "403":
-        return Forbidden
-    if status == "416" or "Requested range was invalid" in text:
+    if "Requested range was invalid" in text:  # LocalStore, which has no statuses
         return OutOfRange
-    return Exhausted if status in _PASSES or _lost(text) else DiskFailure
+    return _STATUSES.get(_status(text) or "", Exhausted if _is_lost(text) else DiskFailure)
 
 
 def _status(text: str) -> str | None:
@@ -395,10 +404,10 @@ def _status(text: str) -> str | None:
     return found[1] if found else None
 
 
-def _lost(text: str) -> str | None:
-    """How the connection to the store failed, if it was that."""
-    found = re.search(r"\bHttpError \{\s*kind: (\w+)", text.rpartition(_STRUCTURE)[2])
-    return found[1] if found and found[1] in ("Timeout", "Connect", "Request", "Interrupted") else None
+def _is_lost(text: str) -> bool:
+    """Whether it was the connection to the store that failed."""
+    lost = r"\bHttpError \{\s*kind: (?:Timeout|Connect|Request|Interrupted)\b"
+    return re.search(lost, text.rpartition(_STRUCTURE)[2]) is not None
 
 
 def _brief(text: str) -> str:

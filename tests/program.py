@@ -24,16 +24,25 @@ class Program:
     """A running gserver.py on a free port, or on `port`. Leaving the `with` stops it and checks that it stopped
     cleanly.
 
-    `changes` are statements that a wrapper runs before `gserver.main`, with these modules at hand.
+    `changes` are statements that a wrapper runs before `gserver.main`, with these modules at hand; `env` is its
+    environment, ours if not given.
     """
 
-    def __init__(self, directory: Path, *options: str, changes: str = "", port: int = 0) -> None:
+    def __init__(
+        self,
+        directory: Path | str,
+        *options: str,
+        changes: str = "",
+        port: int = 0,
+        env: dict[str, str] | None = None,
+    ) -> None:
         program = [str(PROJECT / "gserver.py")]
         if changes:
             program = [
                 "-c",
                 f"import gserver; from fileserver import connection, server, transport; {changes}; gserver.main()",
             ]
+        self._env = env
         self.process = self.started([sys.executable, *program, str(port), str(directory), *options])
         assert self.process.stderr is not None
         self.warnings = ""
@@ -47,7 +56,7 @@ class Program:
 
     def started(self, command: list[str]) -> "subprocess.Popen[str]":
         """The process, with its standard error at hand."""
-        return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=PROJECT)
+        return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=PROJECT, env=self._env)
 
     def __enter__(self) -> "Program":
         return self
