@@ -46,7 +46,7 @@ bench: .venv/ready .bench-venv/ready
 clean:
 	rm -rf build dist .schemathesis .venv .bench-venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
 
-.venv/ready: requirements.txt
+.venv/ready: requirements.txt requirements-s3.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	@touch $@

@@ -267,9 +267,8 @@ class ObjectRoot:
         behind: str | None = None
         while True:
             with _translated():
-                behind = found.take(
-                    obstore.list(self._store, key, offset=behind, chunk_size=PAGE_ENTRIES), until_s
-                )
+                pages = obstore.list(self._store, key, offset=behind, chunk_size=PAGE_ENTRIES)
+                behind = found.take(pages, until_s)
             if behind is None or found.is_full or time.monotonic() >= until_s:
                 break
         if folder and not found.pages:

@@ -78,14 +78,19 @@ def moto(log: Path, *, strict: bool = False) -> Iterator[S3]:
 
 class Misbehaving:
     """A store with `objects` that does what `mode` says: a status as a number, `hang` until `gate` is set, be
-    `gone` without an answer, `cut` a body in its middle, `no-etag`, `ignore-conditions`, or nothing special."""
+    `gone` without an answer, `cut` a body in its middle, have `no-range` or `no-etag`, `ignore-conditions`, or
+    nothing special."""
 
     def __init__(self) -> None:
         self.objects: dict[str, bytes] = {}
         self.mode = ""
         self.code = "SlowDown"
         self.gate = threading.Event()
+        self.version = ""
+        """The version id of all objects; none if empty."""
         self.requests: list[str] = []
+        self.conditions: list[str] = []
+        """The If-Match of those that had one."""
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), lambda *each: _Answering(self, *each))
         self._server.daemon_threads = True
         self.port = self._server.server_address[1]
@@ -147,14 +152,17 @@ class _Answering(BaseHTTPRequestHandler):
     def send_object(self, content: bytes, mode: str) -> None:
         etag = f'"{hashlib.sha256(content).hexdigest()[:16]}"'
         wanted = self.headers["If-Match"]
+        self.store.conditions += filter(None, [wanted])
         if wanted not in (None, etag) and mode != "ignore-conditions":
             return self.say(412, b"<Error><Code>PreconditionFailed</Code></Error>")
         fields = {"Last-Modified": "Sun, 09 Sep 2001 01:46:40 GMT"} | ({} if mode == "no-etag" else {"ETag": etag})
+        if self.store.version:
+            fields["x-amz-version-id"] = self.store.version
         match = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers["Range"] or "")
         if match is None:
             return self.say(200, content, fields)
         start, end = int(match[1]), min(int(match[2]) + 1, len(content))
-        if start >= len(content):
+        if start >= len(content) or mode == "no-range":
             return self.say(416, b"<Error><Code>InvalidRange</Code></Error>")
         fields["Content-Range"] = f"bytes {start}-{end - 1}/{len(content)}"
         return self.say(206, content[start:end], fields)

@@ -194,7 +194,26 @@ def test_an_object_that_is_deleted_or_cut_while_it_is_read_has_changed(
         odd_bucket.read(opened.descriptor, opened.identity, CHUNK_BYTES, CHUNK_BYTES)
 
 
-def test_a_version_is_told_by_its_etag_alone(odd_bucket: ObjectRoot, misbehaving: Misbehaving) -> None:
+def test_chunks_are_asked_for_of_one_version_alone(odd_bucket: ObjectRoot, misbehaving: Misbehaving) -> None:
+    """So that a store need not send what would be thrown away."""
+    misbehaving.objects["a"] = pattern(3 * CHUNK_BYTES)
+    assert whole(odd_bucket, "a") == misbehaving.objects["a"]
+    assert len(misbehaving.conditions) == 2
+    assert len(set(misbehaving.conditions)) == 1
+
+
+def test_what_was_empty_when_it_was_asked_for_and_is_not_any_more_has_changed(
+    odd_bucket: ObjectRoot, misbehaving: Misbehaving
+) -> None:
+    misbehaving.objects["a"] = b"content"
+    misbehaving.mode = "no-range"
+    with pytest.raises(root.Changed):
+        odd_bucket.open("a", 10)
+
+
+def test_a_version_is_told_by_its_etag_alone_or_its_version_id(
+    odd_bucket: ObjectRoot, misbehaving: Misbehaving
+) -> None:
     misbehaving.objects["a"] = b"one"
     one = odd_bucket.stat("a")
     assert odd_bucket.open("a", 10).identity == one == odd_bucket.stat("a")
@@ -202,6 +221,8 @@ def test_a_version_is_told_by_its_etag_alone(odd_bucket: ObjectRoot, misbehaving
     assert odd_bucket.stat("a")._replace(inode=one.inode) == one
     assert odd_bucket.stat("a") != one
     assert one.mtime_ns == 1_000_000_000_000_000_000
+    misbehaving.objects["a"], misbehaving.version = b"one", "2"
+    assert odd_bucket.stat("a") not in (one, odd_bucket.stat("a")._replace(inode=one.inode))
 
 
 @pytest.mark.parametrize(
@@ -331,6 +352,17 @@ def test_folders_that_fill_pages_are_stepped_over(
     assert not found.truncated
     assert len(asked) == 3
     assert len(bucket.list("many").entries) == 1100
+
+
+@pytest.mark.parametrize("key", ["b//x", "b/../x"])
+def test_a_key_that_is_no_name_fails_the_listings_that_come_across_it_and_nothing_else(
+    odd_bucket: ObjectRoot, misbehaving: Misbehaving, key: str
+) -> None:
+    misbehaving.objects = {"a/1": b"content", key: b""}
+    with pytest.raises(root.DiskFailure, match="b/"):
+        odd_bucket.list("")
+    assert [entry.name for entry in odd_bucket.list("a").entries] == ["1"]
+    assert whole(odd_bucket, "a/1") == b"content"
 
 
 def test_a_listing_is_bounded_and_says_so(
