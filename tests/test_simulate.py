@@ -537,3 +537,14 @@ def test_the_simulator_finds_in_a_real_log_what_the_server_counted(
     found = numbers(log, "--capacity", "20KiB", "--policy", policy)
     assert requests - round(found[0]["object_miss"] * requests) == stats["hits"]
     assert 10 < stats["hits"] < requests - 10
+
+
+def test_without_what_it_needs_it_says_how_to_install_that() -> None:
+    """As after `pip install .`, which leaves out what the server does without."""
+    run = "runpy.run_module('fileserver.simulate', run_name='__main__')"
+    program = f"import runpy, sys; sys.modules['tqdm'] = None; {run}"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, cwd=PROJECT, timeout=50, check=False
+    )
+    words = "simulate: tqdm is missing; install what it needs with: pip install '.[simulate]'\n"
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", words)

@@ -15,13 +15,16 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import Any, TypeVar
 
-from tqdm import tqdm
-
 from fileserver.options import Parser, size
 from fileserver.rendering import size_text
 from fileserver.simulate import traces
 from fileserver.simulate.simulation import BOUND, Result, Storage, bound, choices, simulate
 from lrucache import POLICIES
+
+try:
+    from tqdm import tqdm
+except ImportError as missing:
+    sys.exit(f"simulate: {missing.name} is missing; install what it needs with: pip install '.[simulate]'")
 
 Item = TypeVar("Item")
 
