@@ -56,8 +56,8 @@ class Manager:
         return bool(self._address)
 
     def serving(self, status: str) -> None:
-        """We are ready, and alive from now on; `status` is a line for people."""
-        self._say(f"READY=1\nSTATUS={status}")
+        """We are ready, and alive from now on; `status` is for people, who get it as one line."""
+        self._say(f"READY=1\nSTATUS={' '.join(status.splitlines())}")
         if self._period_s and self._watchdog is None:
             self._watchdog = gevent.spawn(self._feed)
 
@@ -85,6 +85,6 @@ class Manager:
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
                 sender.setblocking(False)
-                sender.sendto(words.encode(), self._address)
+                sender.sendto(words.encode(errors="backslashreplace"), self._address)
         except OSError as problem:
             self._unheard(problem.strerror)

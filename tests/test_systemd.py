@@ -209,6 +209,22 @@ def test_it_says_when_it_serves_reloads_and_stops(
         assert words(heard) == {"STOPPING": "1", "STATUS": "finishing what is being sent"}
 
 
+def test_a_folder_of_a_strange_name_is_told_in_one_line_of_utf_8(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / os.fsdecode(b"not \xff UTF-8\nWATCHDOG=trigger")
+    try:
+        folder.mkdir()
+    except OSError as problem:
+        pytest.skip(f"no such names here: {problem}")
+    address = str(tmp_path / "manager")
+    monkeypatch.setenv("NOTIFY_SOCKET", address)
+    with manager(address) as heard, Program(folder):
+        said = words(heard)
+        assert said.keys() == {"READY", "STATUS"}
+        assert "not \\udcff UTF-8 WATCHDOG=trigger" in said["STATUS"]
+
+
 def test_it_says_that_it_is_alive_as_long_as_the_loop_turns(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
