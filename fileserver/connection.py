@@ -23,6 +23,9 @@ HEAD_S = 10.0
 has 60). Whoever was told to go on with the body has it once more."""
 IDLE_S = 60.0
 """Between two requests (nginx keepalive_timeout is 75)."""
+FIRST_S = 1.0
+"""How long a stop waits for who has connected and said nothing yet: a round trip, most likely, after which his
+request comes (nginx has keepalive_min_timeout for it)."""
 
 BURST = 128
 """Answers that one connection may have without waiting before others get their turn."""
@@ -182,7 +185,17 @@ class Connection:
                 if heard.is_last:
                     self._was_slow = True
                     return b""
+        if self._traffic.draining and self._reader.is_new:
+            return self._receive_only()
         return self._transport.receive_now()
+
+    def _receive_only(self) -> bytes | None:
+        """The same from who was accepted before the server stopped and has said nothing: he is not let down."""
+        self._transport.deadline_s = self._transport.clock() + FIRST_S
+        try:
+            return self._transport.receive(Waiting.REQUEST)
+        except Expired:
+            return None
 
     def _rest(self) -> bytes | Unfinished | None:
         """Wait among the idle for what the fast path does not answer; None when the wait has expired."""

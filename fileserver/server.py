@@ -87,6 +87,7 @@ class Server:
         traffic.draining = True
         self._listener.stop()
         log.info("accepting no more; a second signal stops at once")
+        gevent.sleep(0)  # the greenlets of those who were accepted last come to their turn, and are counted
         traffic.end_idle()
         _wait_until(lambda: not traffic.idle, END_S)
         _wait_until(lambda: not traffic.connections or at_once.is_set(), seconds)

@@ -148,6 +148,11 @@ class RequestReader:
         """Whether nothing of a further request has been received."""
         return not self._buffer and self._request is None
 
+    @property
+    def is_new(self) -> bool:
+        """Whether nothing at all has been received on this connection."""
+        return self._may_be_line and self.is_empty
+
     def note_http(self) -> None:
         """Requests before this one were read elsewhere: the one-line protocol is out of the question."""
         self._may_be_line = False

@@ -76,6 +76,12 @@ class Program:
         self.process.send_signal(signal.SIGTERM)
         return self.process.communicate(timeout=40)[1]
 
+    def begin_stop(self, number: signal.Signals = signal.SIGTERM) -> None:
+        """A first signal, and wait until it has been heard."""
+        self.process.send_signal(number)
+        assert self.process.stderr is not None
+        assert "accepting no more" in self.process.stderr.readline()
+
     def connect(self, timeout: float = 30) -> socket.socket:
         """A plain TCP connection."""
         return socket.create_connection((self.host, self.port), timeout=timeout)

@@ -193,13 +193,6 @@ def test_who_asks_again_and_again_and_reads_no_page_is_cut_too(folder: Path) -> 
 # A stop while they are at it.
 
 
-def signal_stop(server: Program) -> None:
-    """SIGTERM, and wait until it was handled."""
-    server.process.send_signal(signal.SIGTERM)
-    assert server.process.stderr is not None
-    assert "accepting no more" in server.process.stderr.readline()
-
-
 def test_a_stop_lets_all_transfers_finish_whole(start: Callable[..., Program], folder: Path) -> None:
     contents = [random.Random(number).randbytes(2 * MIB + number) for number in range(40)]
     for number, content in enumerate(contents):
@@ -208,7 +201,7 @@ def test_a_stop_lets_all_transfers_finish_whole(start: Callable[..., Program], f
     with ExitStack() as opened:
         clients = [opened.enter_context(reader(server, GET % (b"%d" % number))) for number in range(40)]
         beginnings = [client.recv(1000) for client in clients]
-        signal_stop(server)
+        server.begin_stop()
         for beginning, client, content in zip(beginnings, clients, contents, strict=True):
             head, _, body = (beginning + read_all(client)).partition(b"\r\n\r\n")
             assert head.startswith(b"HTTP/1.1 200")
@@ -244,7 +237,7 @@ def test_while_it_drains_health_says_so_on_a_connection_that_is_still_open(folde
         busy.recv(100)
         while server.stats()["connections_idle"] > 0:
             pass
-        signal_stop(server)
+        server.begin_stop()
         asking.sendall(b"\r\n")
         answer = read_all(asking)
         assert answer.startswith(b"HTTP/1.1 503")
@@ -297,7 +290,7 @@ def test_clients_that_vanish_while_it_drains_hold_up_nothing(folder: Path) -> No
         clients = [opened.enter_context(reader(server)) for _ in range(10)]
         for client in clients:
             client.recv(100)
-        signal_stop(server)
+        server.begin_stop()
         for client in clients:
             client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             client.close()

@@ -258,20 +258,13 @@ def slow_transfer(server: Program) -> Iterator[tuple[socket.socket, bytes]]:
         yield client, client.recv(1000)
 
 
-def signal_stop(server: Program, number: signal.Signals) -> None:
-    """Send a first signal and wait until it was handled."""
-    server.process.send_signal(number)
-    assert server.process.stderr is not None
-    assert "accepting no more" in server.process.stderr.readline()
-
-
 def test_a_stop_lets_a_running_transfer_finish(start: Start, folder: Path) -> None:
     content = random.Random(3).randbytes(20 * MIB)
     (folder / "large").write_bytes(content)
     server = start()
     with slow_transfer(server) as (client, beginning):
         client.sendall(b"GET /-/health HTTP/1.1\r\nHost: x\r\n\r\n")
-        signal_stop(server, signal.SIGTERM)
+        server.begin_stop()
         with pytest.raises(ConnectionRefusedError):
             server.connect()
         head, _, rest = (beginning + read_all(client)).partition(b"\r\n\r\n")
@@ -297,7 +290,7 @@ def test_a_second_signal_stops_at_once(start: Start, folder: Path) -> None:
     sparse(folder / "large", 60 * MIB)
     server = start("--drain", "600")
     with slow_transfer(server):
-        signal_stop(server, signal.SIGINT)
+        server.begin_stop(signal.SIGINT)
         server.process.send_signal(signal.SIGINT)
         assert "1 transfers cut" in server.process.communicate(timeout=30)[1]
         assert server.process.returncode == 0

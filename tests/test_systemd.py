@@ -118,6 +118,36 @@ def test_restarts_lose_no_connection(listener: socket.socket, folder: Path) -> N
     assert all(answer.startswith(b"HTTP/1.1 200 OK\r\n") and answer.endswith(b"content") for answer in answers)
 
 
+def test_who_was_accepted_and_speaks_only_when_the_server_stops_is_answered(
+    listener: socket.socket, folder: Path
+) -> None:
+    request = b"GET /x HTTP/1.1\r\nHost: x\r\n\r\n"
+    with (
+        Handed(listener, folder, "--drain", "600") as server,
+        server.connect() as first,
+        server.connect() as second,
+    ):
+        second.sendall(request)
+        second.recv(4096)  # they are accepted in turn, so the first is, too
+        server.begin_stop()
+        assert second.recv(1) == b""
+        first.sendall(request)
+        head, _, body = read_all(first).partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 200 OK\r\n")
+        assert b"\r\nConnection: close" in head
+        assert body == b"content"
+
+
+def test_who_says_nothing_does_not_keep_a_stop(listener: socket.socket, folder: Path) -> None:
+    with Handed(listener, folder, "--drain", "600") as server, server.connect() as client:
+        with server.connect() as second:
+            second.sendall(b"GET /x HTTP/1.0\r\n\r\n")
+            read_all(second)
+        server.stop()
+        assert server.process.returncode == 0
+        assert client.recv(1) == b""
+
+
 def test_a_socket_for_another_process_is_not_touched(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LISTEN_PID", "1")
     monkeypatch.setenv("LISTEN_FDS", "1")

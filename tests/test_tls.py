@@ -295,8 +295,7 @@ def test_a_stop_lets_a_tls_transfer_finish(folder: Path, papers: Papers) -> None
         slow_transfer(server, papers) as (client, beginning),
     ):
         client.sendall(b"GET /-/health HTTP/1.1\r\nHost: x\r\n\r\n")
-        server.process.send_signal(signal.SIGTERM)
-        assert "accepting no more" in log_line(server)
+        server.begin_stop()
         with pytest.raises(ConnectionRefusedError):
             server.connect()
         head, _, rest = (beginning + read_all(client)).partition(b"\r\n\r\n")
